@@ -1,0 +1,69 @@
+"""The tower's two outputs, the scores, and a fit that learns."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from datamodules.scenes import Scenes
+from lightning_modules.backbones.tiny import build_tiny_clip, load_tiny_clip
+from lightning_modules.contrastive.evaluation import pixel_average_precision, recall_at_1
+from lightning_modules.contrastive.module import ContrastivePretraining
+from lightning_modules.contrastive.networks import embeddings_and_values
+
+
+def test_embedding_is_the_towers_own_and_values_are_the_value_path():
+    torch.manual_seed(0)
+    clip = build_tiny_clip().eval()
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        embedding, values = embeddings_and_values(clip.visual, images)
+        assert torch.allclose(embedding, clip.encode_image(images), atol=1e-5)
+        last = clip.visual.transformer.resblocks[-1]
+        seen = []
+        last.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        clip.encode_image(images)
+        # attention restricted to the token itself leaves its own value
+        tokens = last.ln_1(seen[0])
+        alone = torch.full((145, 145), float("-inf")).fill_diagonal_(0)
+        own = last.attn(tokens, tokens, tokens, attn_mask=alone, need_weights=False)[0]
+        expected = clip.visual.ln_post(own)[:, 1:] @ clip.visual.proj
+    assert values.shape == (2, 144, 128)
+    assert torch.allclose(values, expected, atol=1e-5)
+
+
+def test_pixel_average_precision_of_a_perfect_and_an_inverted_map():
+    semantic = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    semantic[0, :4] = 2
+    perfect = torch.zeros(1, 64, 3)
+    perfect[0, :32, 1] = 1
+    assert pixel_average_precision(perfect, semantic).tolist() == [[1, 1.0, 0.5]]
+    inverted = pixel_average_precision(-perfect, semantic)[0, 1].item()
+    assert inverted == pytest.approx(0.5)  # two score levels; the truth is the lower one, so all pixels tie into it
+
+
+def test_recall_at_1_counts_own_captions():
+    image = torch.eye(4)
+    text = torch.eye(4)[[1, 0, 2, 3]]
+    assert recall_at_1(image, text) == 0.5
+
+
+@pytest.mark.slow
+def test_fit_learns_writes_weights_and_they_load(tmp_path):
+    seed_everything(0)
+    path = str(tmp_path / "tiny.safetensors")
+    module = ContrastivePretraining(lr=1e-3, export=path)
+    data = Scenes(num_train=192, num_val=32, num_test=32, batch_size=16)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    before = trainer.validate(module, data, verbose=False)[0]
+    trainer.fit(module, data)
+    after = trainer.validate(module, data, verbose=False)[0]
+    assert set(after) == {
+        f"val/{n}" for n in ("presence_ap", "presence_prior", "pixel_ap", "pixel_prior", "recall_at_1")
+    }
+    assert after["val/presence_ap"] > before["val/presence_ap"] - 0.05
+    assert trainer.callback_metrics["val/presence_prior"] == pytest.approx(before["val/presence_prior"])
+    loaded = load_tiny_clip(path)
+    for name, value in module.clip.state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name], value, atol=2e-3, rtol=2e-3), name
