@@ -1,0 +1,47 @@
+"""Confidence intervals of a mean over items."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def bootstrap_interval(
+    values: Tensor, confidence: float = 0.95, samples: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Percentile bootstrap interval of the mean, items being drawn with replacement.
+
+    Args:
+        values: (N,) one value an item; NaN = the item does not count.
+        confidence: Coverage, between 0 and 1.
+        samples: Number of redrawn means.
+        seed: Seed of the draws.
+
+    Returns:
+        Lower and upper end, float64 scalars on the CPU.
+
+    Raises:
+        ValueError: No value counts, or ``confidence`` is not between 0 and 1.
+
+    Reference:
+        Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
+
+    >>> low, high = bootstrap_interval(torch.arange(100) / 99)
+    >>> bool(low < 0.5 < high)
+    True
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, as 0.95 does.")
+    counted = values.detach().double().cpu()
+    array = counted[~counted.isnan()].numpy()
+    if len(array) == 0:
+        raise ValueError("No value counts, so their mean has no interval.")
+    rng = np.random.default_rng(seed)
+    means = np.empty(samples)
+    step = max(1, 2**20 // len(array))  # a few million draws at a time keep memory small
+    for start in range(0, samples, step):
+        stop = min(start + step, samples)
+        means[start:stop] = array[rng.integers(0, len(array), (stop - start, len(array)), dtype=np.int32)].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return torch.tensor(low, dtype=torch.float64), torch.tensor(high, dtype=torch.float64)
