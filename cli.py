@@ -1,0 +1,241 @@
+"""The command line of the suite: ``python cli.py fit | validate | test | predict -c configs/....yaml``.
+
+Everything of a run goes into one folder, ``trainer.default_root_dir``: the configuration, metrics.csv, checkpoints,
+results.json and the W&B files. ``fit --ckpt_path last`` starts or resumes; ``test --ckpt_path best`` works in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not the user's
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+
+import callbacks  # noqa: F401 - the imports make class names usable without their path
+import datamodules  # noqa: F401
+import lightning_modules  # noqa: F401
+from callbacks.compile_networks import CompileNetworks
+from callbacks.loggers import RunCSVLogger, fall_back_to_offline, offline_run_folder
+from callbacks.results import Results
+from datamodules.base import BaseDataModule
+from lightning_modules.base import BaseModule
+
+
+class ParseFailure(Exception):
+    """The parser refused the command line; its text is raw."""
+
+
+class UserError(Exception):
+    """A mistake of the user, with a message that is ready to print."""
+
+
+class SuiteTrainer(Trainer):
+    """The Trainer of the suite; a method named in ``SuiteCLI.subcommands`` becomes a command."""
+
+
+class SuiteParser(LightningArgumentParser):
+    """A parser that raises instead of printing usage, and takes no abbreviated options, as they hide typing errors."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("description", "Experiments around CLIP: train, validate, test and predict.")
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Hand the parser's text on to the message that the user will read."""
+        if not self.exit_on_error:  # the parser of one class among several that are tried
+            super().error(message, ex)
+        raise ParseFailure(message) from ex
+
+
+class SuiteSaveConfig(SaveConfigCallback):
+    """Saves the configuration beside the results (``config.yaml`` for fit, ``config_test.yaml``, ...) and to W&B."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Name the file after the command, so that a test does not replace what was trained with."""
+        if not self.already_saved and trainer.state.fn is not None and trainer.state.fn != "fit":
+            self.config_filename = f"config_{trainer.state.fn.value}.yaml"
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the configuration into the W&B run, as values to compare and as the file to run it again with."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                run = logger.experiment
+                run.config.update(self.config.as_dict(), allow_val_change=True)
+                if Path(run.dir).is_dir():
+                    self.parser.save(self.config, Path(run.dir) / "cli_config.yaml", skip_none=False, overwrite=True)
+
+
+class SuiteCLI(LightningCLI):
+    """LightningCLI with the model and the data chosen by class name."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            BaseModule,
+            BaseDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            trainer_class=SuiteTrainer,
+            trainer_defaults={"default_root_dir": "runs/default"},
+            save_config_callback=SuiteSaveConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_class=SuiteParser,
+            auto_configure_optimizers=False,  # the modules own their optimisers
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of the suite beside those of trainer, model and data."""
+        parser.add_argument("--compile", type=bool, default=False, help="Compile the networks with torch.compile.")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """The options of one command; Lightning's own table of figures is off, as Results prints one with floors."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "verbose" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults(verbose=False)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        """Parse, and explain what could not be parsed."""
+        tokens = sys.argv[1:] if args is None else [str(token) for token in args]
+        try:
+            self.config = parser.parse_args(tokens)
+        except ParseFailure as failure:
+            from lightning_modules.messages.parsing import explain_parse_failure
+
+            raise UserError(explain_parse_failure(self._subcommand_parsers, tokens, str(failure))) from failure
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as the user wrote it.
+
+        Lightning would let the checkpoint's settings override --model without a word; here a checkpoint that does not
+        belong to the model fails when its weights are loaded.
+        """
+
+    def before_instantiate_classes(self) -> None:
+        """Put W&B into the folder of the run, and offline when it cannot send."""
+        trainer = self.config[self.subcommand].trainer
+        given = trainer.get("logger")
+        for logger in given if isinstance(given, list) else [given]:
+            if isinstance(logger, Namespace) and str(logger.get("class_path", "")).endswith("WandbLogger"):
+                if logger.init_args.get("save_dir") in (None, "."):
+                    logger.init_args.save_dir = str(trainer.default_root_dir)
+                Path(logger.init_args.save_dir).mkdir(parents=True, exist_ok=True)  # else W&B takes a temporary one
+                reason = fall_back_to_offline()
+                if reason is not None and os.environ.get("LOCAL_RANK", "0") == "0":
+                    print(f"W&B runs offline: {reason}.", file=sys.stderr)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add what every run has: a CSV of the curves (before other loggers, as it names the folder) and Results."""
+        settings = self._get(self.config_init, "trainer")
+        logger = kwargs.pop("logger", settings.get("logger"))
+        if logger is not False:
+            given = [logger] if isinstance(logger, Logger) else [] if logger in (None, True) else list(logger)
+            if not any(isinstance(entry, CSVLogger) for entry in given):
+                run_dir = str(kwargs.get("default_root_dir", settings["default_root_dir"]))
+                given.insert(0, RunCSVLogger(run_dir, earlier=self._earlier_rows()))
+            kwargs["logger"] = given
+        listed = settings.get("callbacks") or []
+        self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
+        if self._get(self.config, "compile"):
+            self.trainer_defaults["callbacks"].append(CompileNetworks())
+        return super().instantiate_trainer(**kwargs)
+
+    def _earlier_rows(self) -> str:
+        if self.subcommand != "fit":
+            return "keep"
+        return "rewind" if self._get(self.config, "ckpt_path") else "restart"
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Find ``--ckpt_path best`` and ``last`` in the folder of the run, where an earlier process left them."""
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand != "fit" and kwargs.get("ckpt_path") in ("best", "last"):
+            kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"])
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; say in the end how an offline W&B run is sent, even when the command failed."""
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            for folder in filter(None, map(offline_run_folder, self.trainer.loggers)):
+                print(f"W&B run kept on this machine; to send it: wandb sync {folder}")
+
+
+def find_checkpoint(trainer: Trainer, which: str) -> str:
+    """The best or the last checkpoint in the folder of a run.
+
+    Args:
+        trainer: A trainer with that folder, or with a ModelCheckpoint that has another.
+        which: ``best`` or ``last``.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        FileNotFoundError: When the folder holds none, or the training kept no best one.
+    """
+    callback = trainer.checkpoint_callback
+    folder = Path(getattr(callback, "dirpath", None) or Path(trainer.default_root_dir) / "checkpoints")
+    newest = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    cure = "Train first (fit with the same config), or give the path of a checkpoint."
+    if not newest:
+        raise FileNotFoundError(f"--ckpt_path {which}: there is no checkpoint in {folder}. {cure}")
+    last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else newest[-1]
+    if which == "last":
+        return str(last)
+    import torch
+
+    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    names = [state["best_model_path"] for state in states.values() if state.get("best_model_path")]
+    for name in names:
+        for file in (folder / Path(name).name, Path(name)):  # the folder may have been moved
+            if file.is_file():
+                return str(file)
+    raise FileNotFoundError(f"--ckpt_path best: {last} names no best checkpoint that still exists. {cure}")
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Whether a log line of Lightning is about the run rather than about packages that it would like installed."""
+    return "Tip:" not in str(record.msg)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: Arguments after the name of the program; None = those of the process.
+
+    Raises:
+        SystemExit: With code 2 when the user has to change something, 1 when the program failed.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists")  # a run resumes in its own folder
+    try:
+        SuiteCLI(args)
+    except Exception as error:
+        if os.environ.get("CLIP_SUITE_DEBUG") == "1":
+            raise
+        from lightning_modules.messages.running import explain_run_failure
+
+        text, code = (str(error), 2) if isinstance(error, UserError) else explain_run_failure(error)
+        rank = os.environ.get("LOCAL_RANK", "0")
+        print(f"error: {'' if rank == '0' else f'[rank {rank}] '}{text}", file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Readable messages for mistakes on the command line and for runs that fail."""
