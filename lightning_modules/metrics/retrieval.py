@@ -120,13 +120,14 @@ class HammingMeanAveragePrecision(HammingMetric):
 
 
 class HammingRetrieval(HammingMetric):
-    """All figures of a Hamming ranking at once, with their floors and the interval of the main one.
+    """All figures of a Hamming ranking at once, with their floors and the intervals of the two mAPs.
 
     ``compute()`` returns a dict of tensors. Scalars: ``map`` (all ranks, ties expected) with ``map_low`` and
     ``map_high`` (95 % bootstrap over queries), ``map_at_<k>`` (ties stable, divided by the relevant items found, as
-    UCMFH does), ``precision_at_<k>``, ``recall_at_<k>``, ``precision_radius_2``; the floors ``random_map``,
-    ``random_map_at_<k>``, ``random_precision``; the counts ``n_query``, ``n_database``, ``n_empty`` (queries without a
-    relevant item). Curves of (bits + 1,): ``curve_radius``, ``curve_precision``, ``curve_recall``, ``curve_answered``.
+    UCMFH does) with its interval, ``precision_at_<k>``, ``recall_at_<k>``, ``precision_radius_2``; the floor of each of
+    the five as ``random_<name>``, and ``random_precision``, the share of relevant items; the counts ``n_query``,
+    ``n_database``, ``n_empty`` (queries without a relevant item). Curves of (bits + 1,): ``curve_radius``,
+    ``curve_precision``, ``curve_recall``, ``curve_answered``.
 
     Args:
         bits: Code length.
@@ -178,20 +179,28 @@ class HammingRetrieval(HammingMetric):
         sums, found, _ = stable_precision_sums(pairs, k).unbind(dim=1)
         short = divide(sums, found, relevant, k, "relevant_in_top_k", self.empty)
         low, high = bootstrap_interval(whole)
+        short_low, short_high = bootstrap_interval(short)
         curve = precision_recall_curve(histograms)
         n = pairs.n_database
+        share = relevant.double() / n
+        answered = histograms[:, :, :3].sum(dim=(1, 2)) > 0
         random_short = random_average_precision(relevant, n, k, "relevant_in_top_k", self.empty)
         return {
             "map": mean_of_counted(whole),
             "map_low": low,
             "map_high": high,
             f"map_at_{k}": mean_of_counted(short),
+            f"map_at_{k}_low": short_low,
+            f"map_at_{k}_high": short_high,
             f"precision_at_{k}": precision_at(histograms, k).mean(),
             f"recall_at_{k}": recall_at(histograms, k).nanmean(),
             "precision_radius_2": precision_within(histograms, 2).mean(),
             "random_map": random_average_precision(relevant, n, empty=self.empty).nanmean(),
             f"random_map_at_{k}": random_short.nanmean(),
-            "random_precision": relevant.double().mean() / n,
+            "random_precision": share.mean(),
+            f"random_precision_at_{k}": share.mean(),
+            f"random_recall_at_{k}": torch.tensor(min(k, n) / n, dtype=torch.float64),
+            "random_precision_radius_2": (share * answered).mean(),
             "n_query": torch.tensor(pairs.n_query),
             "n_database": torch.tensor(n),
             "n_empty": (relevant == 0).sum(),

@@ -1,0 +1,19 @@
+"""What happens during a run: schedules, results, pictures, reports, loggers."""
+
+from callbacks.compile_networks import CompileNetworks
+from callbacks.loggers import RunCSVLogger
+from callbacks.media import RetrievalPanel
+from callbacks.prediction_writer import CodeWriter
+from callbacks.progressive_scale import ProgressiveScale
+from callbacks.report import Report
+from callbacks.results import Results
+
+__all__ = [
+    "CodeWriter",
+    "CompileNetworks",
+    "ProgressiveScale",
+    "Report",
+    "Results",
+    "RetrievalPanel",
+    "RunCSVLogger",
+]

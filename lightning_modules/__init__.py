@@ -1,0 +1,6 @@
+"""The methods of the suite; each is exported here so that a config can name it without its path."""
+
+from lightning_modules.contrastive.module import ContrastivePretraining
+from lightning_modules.hashing.module import CrossModalHashing
+
+__all__ = ["ContrastivePretraining", "CrossModalHashing"]
