@@ -1,0 +1,145 @@
+"""Every notebook runs offline from the first cell to the last, and shows what it says."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from PIL import Image
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+TIMEOUT = 300  # seconds a cell, on a machine that does other things as well
+
+
+def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """Run all cells in a kernel of this interpreter whose working directory is an empty folder."""
+    native_only = KernelSpecManager(kernel_dirs=[])  # a user's own python3 kernel may be another interpreter
+    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=native_only)
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, km=manager, timeout=TIMEOUT, resources=resources)
+    return client.execute(cleanup_kc=True)  # a manager that was handed in is not shut down otherwise
+
+
+def outputs(notebook: NotebookNode, kind: str) -> list[str]:
+    """The data of one MIME type that the cells display."""
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return [output.data[kind] for output in shown if kind in output.get("data", {})]
+
+
+def figures(notebook: NotebookNode) -> list[np.ndarray]:
+    """The figures as pixels."""
+    decoded = [base64.b64decode(data) for data in outputs(notebook, "image/png")]
+    return [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in decoded]
+
+
+@pytest.fixture
+def quiet_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps the kernel from the user's profile and temporary files; returns the working directory."""
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+def test_every_notebook_has_a_check():
+    assert sorted(CHECKS) == [file.stem for file in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_is_stored_without_outputs_and_machine_paths(file):
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not re.search(r"(/home/|/Users/|/root/|/tmp/|/work/|[A-Z]:\\\\)", file.read_text(encoding="utf-8"))
+
+
+HASHING_VALUES = """
+import json
+print(json.dumps({
+    "floor": floor,
+    "prevalence": float((query.labels @ database.labels.T > 0).mean()),
+    "maps": {name: ap.mean(dim=(0, 2)).tolist() for name, ap in aps.items()},
+    "progressive_maps": average_precisions(progressive).mean(dim=1).tolist(),
+    "results": json.loads((folder / "results.json").read_text()),
+    "scales": [plain_record.scales, progressive_record.scales],
+    "magnitudes": [[float(np.abs(c).mean()) for c in r.codes] for r in (plain_record, progressive_record)],
+    "bits": [changed, weight_bits, trained_bits, ours.numel()],
+    "compared": compared,
+    "shares": shares,
+    "hits": [float(hits), float(chance)],
+    "mine": [len(split) for split in mine.splits.values()],
+}))
+"""
+
+
+def check_hashing(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """The figures of the hashing notebook are what its text says."""
+    # retrieval is learnt, and the table of the notebook, results.json and the codes agree
+    floor = values["floor"]
+    assert values["prevalence"] < floor < values["prevalence"] + 0.02  # a random ranking's AP is just above it
+    for name, maps in values["maps"].items():
+        assert min(maps) > floor + 0.05, name
+    test = values["results"]["test"]
+    for way, expected in zip(("i2t", "t2i"), values["progressive_maps"], strict=True):
+        assert test["metrics"][f"test/unimodal_{way}_map"] == pytest.approx(expected, abs=1e-6)
+        assert test["floors"][f"test/unimodal_{way}_map"] == pytest.approx(floor, abs=1e-6)
+    assert test["n"] == {"query": 150, "database": 450, "empty": 0}
+    (table,) = outputs(notebook, "text/markdown")
+    assert table.count(f"*random ranking* | {floor:.3f}") == 2
+    assert all(f"{np.mean(maps[way]):.3f} [" in table for maps in values["maps"].values() for way in (0, 1))
+    hits, chance = values["hits"]
+    assert hits > 1.5 * chance
+
+    # the sharpening: the scale rises, the values follow, no bit changes
+    plain, progressive = values["scales"]
+    assert plain == [1.0] * len(progressive)
+    np.testing.assert_allclose(progressive, np.linspace(1, 10, len(progressive)), rtol=1e-6)
+    soft, sharp = (magnitudes[-1] for magnitudes in values["magnitudes"])
+    assert sharp > 0.5 > soft
+    changed, by_weights, by_training, bits = values["bits"]
+    assert changed == 0
+    assert by_training > 0.2 * bits
+
+    # the weights: the same direction, 128 times as long, no effect under Adam, and needed by HashNet alone
+    for cosine, length in values["compared"].values():
+        assert cosine > 0.999999
+        assert length == pytest.approx(128, rel=0.01)
+    assert by_weights < 0.01 * bits
+    shares = values["shares"]
+    assert shares["contrastive"] == pytest.approx(0.5, abs=1e-9)
+    assert shares["contrastive, weighted"] == pytest.approx(0.5, abs=1e-9)
+    assert shares["HashNet"] < 0.02
+    assert shares["HashNet, weighted"] == pytest.approx(0.5, abs=0.05)
+
+    assert values["mine"] == [100, 300, 350]
+    assert len(outputs(notebook, "image/png")) == 6
+
+
+CHECKS = {"hashing": (HASHING_VALUES, check_hashing)}  # notebook: last cell, which prints JSON, and what to make of it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_runs(file, quiet_kernel):
+    notebook = nbformat.read(file, as_version=4)
+    last_cell, check = CHECKS[file.stem]
+    notebook.cells.append(nbformat.v4.new_code_cell(last_cell))
+    execute(notebook, quiet_kernel)
+    pictures = figures(notebook)
+    assert all(min(picture.shape[:2]) > 150 and picture.std() > 10 for picture in pictures)
+    check(notebook, json.loads(notebook.cells[-1].outputs[0].text))
+    assert list(quiet_kernel.iterdir()) == []  # everything went to a temporary folder
