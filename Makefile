@@ -8,6 +8,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORLD := runs/quickstart/world
 RUN := MPLBACKEND=agg $(BIN)/python
 
 help: ## list the targets
@@ -23,8 +24,9 @@ $(STAMP): pyproject.toml requirements/locked.txt
 	@touch $(STAMP)
 
 quickstart: setup ## train, test and show the main job in a few minutes; writes runs/quickstart/
+	[ -f $(WORLD)/annotations/captions_val2017.json ] || $(RUN) -m datamodules.scenes coco $(WORLD) --num 3000
 	$(RUN) cli.py fit -c configs/quickstart.yaml
-	$(RUN) cli.py test -c configs/quickstart.yaml --ckpt_path best
+	@echo 'Look at runs/quickstart/report.html; beside it lie results.json, pictures/, checkpoints/ and the W&B run.'
 
 test: setup ## run all tests; ARGS='-m "not slow"' for the fast ones
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -99,6 +99,7 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of the suite beside those of trainer, model and data."""
         parser.add_argument("--compile", type=bool, default=False, help="Compile the networks with torch.compile.")
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="After fit, test the best checkpoint.")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """The options of one command; Lightning's own table of figures is off, as Results prints one with floors."""
@@ -152,6 +153,11 @@ class SuiteCLI(LightningCLI):
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint in the same run, so that curves and figures stand together."""
+        if self._get(self.config, "test_after_fit"):
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
 
     def _earlier_rows(self) -> str:
         if self.subcommand != "fit":
