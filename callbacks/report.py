@@ -112,7 +112,7 @@ def code_values(module: LightningModule, image: Tensor, text: Tensor) -> dict[st
     for factor in (1.0, scales[0]) if scales[0] != 1 else (1.0,):
         for head in heads:
             head.set_scale(factor)
-        title = "tanh(x)" if factor == 1 else f"tanh({factor:g} \N{MULTIPLICATION SIGN} x)"
+        title = "tanh(x)" if factor == 1 else f"tanh({factor:.3g} \N{MULTIPLICATION SIGN} x)"
         found[title] = torch.cat(module(image, text), dim=1).float().cpu().numpy()
     for head, scale in zip(heads, scales, strict=True):
         head.set_scale(scale)
@@ -172,7 +172,8 @@ Row = dict[str, tuple[float, float | None, float | None]]
 def table_of(metrics: Mapping[str, float | None]) -> tuple[dict[str, Row], list[str], dict[str, float]]:
     """Metrics as a table: a row for each protocol and direction, a column for each kind of figure.
 
-    A metric ``<stage>/<row>_<column>`` that has ``..._low`` and ``..._high`` beside it says what is row and column.
+    A metric ``<stage>/<row>_map`` that has ``..._low`` and ``..._high`` beside it names a row; what follows the row's
+    name in any metric is a column.
 
     Args:
         metrics: Logged values by name.
@@ -183,9 +184,12 @@ def table_of(metrics: Mapping[str, float | None]) -> tuple[dict[str, Row], list[
     >>> rows, columns, others = table_of({"test/a_map": 0.5, "test/a_map_low": 0.4, "test/a_map_high": 0.6, "t/x": 1.0})
     >>> rows, columns, others
     ({'a': {'map': (0.5, 0.4, 0.6)}}, ['map'], {'t/x': 1.0})
+    >>> ends = ("", "_low", "_high", "_at_5", "_at_5_low", "_at_5_high")
+    >>> list(table_of({f"test/a_map{end}": 1.0 for end in ends})[0])
+    ['a']
     """
     known = {name: value for name, value in metrics.items() if value is not None}
-    heads = [name for name in known if {f"{name}_low", f"{name}_high"} <= set(known) and "_map" in name]
+    heads = [name for name in known if {f"{name}_low", f"{name}_high"} <= set(known) and name.endswith("_map")]
     prefixes = [name.removesuffix("map") for name in heads]
     rows: dict[str, Row] = {prefix.rpartition("/")[2].strip("_"): {} for prefix in prefixes}
     columns, others = {}, {}

@@ -42,7 +42,13 @@ def test_each_method_fits_and_tests(method, source, run_cli):
 
 
 def test_the_supervised_config_without_validation(source, run_cli):
-    config = ["-c", CONFIGS / "wikipedia_supervised.yaml", "-c", CONFIGS / "final.yaml", *overrides(source)]
+    config = [
+        "-c",
+        CONFIGS / "wikipedia_supervised.yaml",
+        "-c",
+        CONFIGS / "method" / "all_pairs.yaml",
+        *overrides(source),
+    ]
     run_cli("fit", *config)
     run_cli("test", *config, "--ckpt_path", "last")
     metrics = json.loads(Path("runs/tiny/results.json").read_text())["test"]["metrics"]
