@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 
 class BaseModule(LightningModule, ABC):
@@ -33,3 +34,16 @@ class BaseModule(LightningModule, ABC):
 
     def configure_metrics(self) -> None:
         """Build the metrics."""
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """Rows of all processes with their gradients, so that several processes see one large batch.
+
+        Args:
+            x: Shape ``(B, ...)``, the same on every process.
+
+        Returns:
+            Shape ``(processes * B, ...)``.
+        """
+        if self.trainer.world_size == 1:
+            return x
+        return self.all_gather(x, sync_grads=True).flatten(0, 1)

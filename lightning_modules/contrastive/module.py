@@ -85,7 +85,7 @@ class ContrastivePretraining(BaseModule):
         pooled = patch_pooled_logits(values, concepts)
         losses = {
             "caption": softmax_contrastive_loss(
-                self._gathered(image), self._gathered(captions), self.clip.logit_scale.exp().clamp(max=100)
+                self.gathered(image), self.gathered(captions), self.clip.logit_scale.exp().clamp(max=100)
             ),
             "concept": sigmoid_loss(scale[0] * image @ concepts.T + bias[0], batch["concepts"]),
             "patch": sigmoid_loss(scale[1] * pooled + bias[1], batch["concepts"]),
@@ -98,12 +98,6 @@ class ContrastivePretraining(BaseModule):
 
     def _pick(self, count: int) -> int:
         return int(torch.randint(count, (), generator=self._generator))
-
-    def _gathered(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of all processes, so that the negatives are those of the whole batch."""
-        if self.trainer.world_size == 1:
-            return embeddings
-        return self.all_gather(embeddings, sync_grads=True).flatten(0, 1)
 
     def _evaluate(self, batch: dict[str, Any]) -> None:
         image, values = embeddings_and_values(self.clip.visual, normalise_images(batch["image"]))

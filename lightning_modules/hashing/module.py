@@ -117,16 +117,10 @@ class CrossModalHashing(BaseModule):
         """Features of each modality that have seen the other: same shapes as given."""
         return self.fusion(image, text)
 
-    def _gathered(self, x: Tensor) -> Tensor:
-        """Rows of all processes, with gradients, so that several processes see one large batch."""
-        if self.trainer.world_size == 1:
-            return x
-        return self.all_gather(x, sync_grads=True).flatten(0, 1)  # (world * B, ...)
-
     def _loss(self, pair: Pair, labels: Tensor) -> Tensor:
-        image, text = self._gathered(pair[0]), self._gathered(pair[1])
+        image, text = self.gathered(pair[0]), self.gathered(pair[1])
         if self.hparams["loss"] == "hashnet":
-            labels = self._gathered(labels)
+            labels = self.gathered(labels)
             similar, scale = labels @ labels.T > 0, 10 / self.hparams["bits"]
             across, within_image, within_text = (
                 hashnet_pairwise_loss(a, b, similar, scale) for a, b in ((image, text), (image, image), (text, text))
