@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from processes import launch
 
 from datamodules.scenes import Scenes
 from lightning_modules.backbones.tiny import build_tiny_clip, load_tiny_clip
@@ -67,3 +68,39 @@ def test_fit_learns_writes_weights_and_they_load(tmp_path):
     loaded = load_tiny_clip(path)
     for name, value in module.clip.state_dict().items():
         assert torch.allclose(loaded.state_dict()[name], value, atol=2e-3, rtol=2e-3), name
+
+
+DDP_RUN = """
+import sys
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from datamodules.scenes import Scenes
+from lightning_modules.contrastive import ContrastivePretraining
+
+
+class KeepGradients(Callback):
+    def on_after_backward(self, trainer, module):
+        if trainer.is_global_zero:
+            torch.save({name: p.grad for name, p in module.named_parameters()}, sys.argv[1])
+
+
+processes = int(sys.argv[2])
+seed_everything(0, verbose=False)
+module = ContrastivePretraining(patch_dropout=0.0)
+trainer = Trainer(
+    max_steps=1, accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    callbacks=[KeepGradients()],
+)
+trainer.fit(module, Scenes(num_train=8, batch_size=8 // processes))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one_batch(tmp_path):
+    for processes in (1, 2):
+        launch(DDP_RUN, processes, tmp_path / f"{processes}.pt")
+    one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (1, 2))
+    assert one["clip.visual.proj"].abs().max() > 1e-4
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=1e-3, atol=1e-5)

@@ -1,15 +1,10 @@
 """CrossModalHashing as a whole: what is trained, logged, predicted, saved and loaded; several processes as one."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from processes import launch
 
 from datamodules.paired_features import PairedFeatures
 from lightning_modules.hashing import CrossModalHashing, hashnet_pairwise_loss, nt_xent_loss
@@ -195,31 +190,12 @@ for loss in ("nt_xent", "balanced", "hashnet"):
     trainer.fit(module, datamodule=data)
     scores = trainer.test(module, datamodule=data, verbose=False)[0]
     found[loss] = {"weights": module.state_dict(), "scores": scores}
+torch.manual_seed(0)
+both = CrossModalHashing(16, 8, 8, hidden=32)
+found["untrained, with fusion"] = {"scores": trainer.test(both, datamodule=data, verbose=False)[0]}
 if trainer.is_global_zero:
     torch.save(found, target)
 """
-
-
-def launch(processes, *arguments):
-    """Run DDP_RUN on as many processes, the way several machines would start them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DDP_RUN, *map(str, arguments), str(processes)]
-    root = Path(__file__).parents[2]
-    running = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **settings, **({"LOCAL_RANK": str(rank)} if processes > 1 else {})},
-            cwd=root,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(processes)
-    ]
-    for process in running:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()[-2000:]
 
 
 @pytest.mark.slow
@@ -228,13 +204,16 @@ def test_two_processes_train_and_score_like_one(tmp_path):
     start = make_module(fusion=False, image_dim=8, text_dim=8)
     torch.save(start.state_dict(), tmp_path / "start.pt")
     for processes in (1, 2):
-        launch(processes, source, tmp_path / "start.pt", tmp_path / f"{processes}.pt")
+        launch(DDP_RUN, processes, source, tmp_path / "start.pt", tmp_path / f"{processes}.pt")
     one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (1, 2))
     for loss in ("nt_xent", "balanced", "hashnet"):
         for name, value in one[loss]["weights"].items():
             torch.testing.assert_close(two[loss]["weights"][name], value, rtol=1e-4, atol=1e-5)
         assert not torch.equal(one[loss]["weights"]["image_head.output.weight"], start.image_head.output.weight)
         assert two[loss]["scores"] == pytest.approx(one[loss]["scores"], abs=1e-6)
+    fused = [run["untrained, with fusion"]["scores"] for run in (one, two)]
+    assert "test/fused_i2t_map" in fused[0]
+    assert fused[1] == pytest.approx(fused[0], abs=1e-6)
 
 
 @pytest.mark.parametrize(
