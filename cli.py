@@ -102,7 +102,7 @@ class SuiteCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of the suite beside those of trainer, model and data."""
         parser.add_argument("--compile", type=bool, default=False, help="Compile the networks with torch.compile.")
-        parser.add_argument("--test_after_fit", type=bool, default=False, help="After fit, test the best checkpoint.")
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="After fit, test the best weights.")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """The options of one command; Lightning's own table of figures is off, as Results prints one with floors."""
@@ -158,9 +158,11 @@ class SuiteCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
-        """Test the best checkpoint in the same run, so that curves and figures stand together."""
+        """Test in the same run, so that curves and figures stand together."""
         if self._get(self.config, "test_after_fit"):
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best", verbose=False)
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")  # none if it was never validated
+            path = "best" if best else None
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
 
     def _earlier_rows(self) -> str:
         if self.subcommand != "fit":

@@ -118,6 +118,16 @@ def test_callbacks_are_added_with_a_plus(run_cli, toy_config, capsys) -> None:
 # What a run writes
 
 
+@pytest.mark.parametrize(("every", "tested"), [(1, True), (5, False)])
+def test_after_the_training_the_best_weights_are_tested_or_else_the_last(
+    every: int, tested: bool, run_cli, toy_config, tmp_path
+) -> None:
+    run_cli("fit", "-c", toy_config, "--test_after_fit", "true", "--trainer.check_val_every_n_epoch", str(every))
+    block = json.loads((tmp_path / "runs" / "toy" / "results.json").read_text())["test"]
+    assert (block["checkpoint"] is not None) is tested
+    assert block["metrics"]
+
+
 def test_fit_test_resume_validate_predict(run_cli, toy_config, tmp_path) -> None:
     folder = tmp_path / "runs" / "toy"
     run_cli("fit", "-c", toy_config)
