@@ -27,6 +27,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 import callbacks  # noqa: F401 - the imports make class names usable without their path
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
+from callbacks.checkpoints import FreshCheckpoints, find_checkpoint
 from callbacks.compile_networks import CompileNetworks
 from callbacks.loggers import RunCSVLogger, fall_back_to_offline, offline_run_folder
 from callbacks.results import Results
@@ -66,9 +67,15 @@ class SuiteSaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Name the file after the command, so that a test does not replace what was trained with."""
-        if not self.already_saved and trainer.state.fn is not None and trainer.state.fn != "fit":
+        if stage == "fit":
+            return  # until the data and a checkpoint have been read: a fit that cannot start leaves the file as it was
+        if not self.already_saved and trainer.state.fn is not None:
             self.config_filename = f"config_{trainer.state.fn.value}.yaml"
         super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what is about to be trained with."""
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the configuration into the W&B run, as values to compare and as the file to run it again with."""
@@ -153,6 +160,7 @@ class SuiteCLI(LightningCLI):
             kwargs["logger"] = given
         listed = settings.get("callbacks") or []
         self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
+        self.trainer_defaults["callbacks"].append(FreshCheckpoints())
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
         return super().instantiate_trainer(**kwargs)
@@ -183,39 +191,6 @@ class SuiteCLI(LightningCLI):
         finally:
             for folder in filter(None, map(offline_run_folder, self.trainer.loggers)):
                 print(f"W&B run kept on this machine; to send it: wandb sync {folder}")
-
-
-def find_checkpoint(trainer: Trainer, which: str) -> str:
-    """The best or the last checkpoint in the folder of a run.
-
-    Args:
-        trainer: A trainer with that folder, or with a ModelCheckpoint that has another.
-        which: ``best`` or ``last``.
-
-    Returns:
-        Path of the checkpoint.
-
-    Raises:
-        FileNotFoundError: When the folder holds none, or the training kept no best one.
-    """
-    callback = trainer.checkpoint_callback
-    folder = Path(getattr(callback, "dirpath", None) or Path(trainer.default_root_dir) / "checkpoints")
-    newest = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    cure = "Train first (fit with the same config), or give the path of a checkpoint."
-    if not newest:
-        raise FileNotFoundError(f"--ckpt_path {which}: there is no checkpoint in {folder}. {cure}")
-    last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else newest[-1]
-    if which == "last":
-        return str(last)
-    import torch
-
-    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
-    names = [state["best_model_path"] for state in states.values() if state.get("best_model_path")]
-    for name in names:
-        for file in (folder / Path(name).name, Path(name)):  # the folder may have been moved
-            if file.is_file():
-                return str(file)
-    raise FileNotFoundError(f"--ckpt_path best: {last} names no best checkpoint that still exists. {cure}")
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -66,7 +66,9 @@ def read_pickle(path: Path) -> Arrays:
     """
     try:
         content = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
-    except pickle.UnpicklingError as error:
+    except (EOFError, pickle.UnpicklingError) as error:
+        if isinstance(error, EOFError) or "truncated" in str(error):
+            raise ValueError(f"{path}: the file is damaged ({error}). Download it again.") from error
         raise ValueError(
             f"{path}: not read, because a pickle can run code and this one holds more than numpy arrays ({error}). "
             "If you trust it, load it yourself and save the arrays with numpy.savez."
@@ -134,7 +136,11 @@ def read_arrays(path: Path) -> Arrays:
         ValueError: Unknown suffix, or a file that cannot be read.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such feature file. Check the path given as source.")
+        shown = str(path) if len(str(path)) <= 200 and "\n" not in str(path) else f"{str(path)[:60]!r}..."
+        raise FileNotFoundError(
+            f"{shown}: no such feature file. Check the path given as source; if what is shown is the content of that "
+            "file, the file is text (a failed download, say) and holds no features."
+        )
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}; known are {', '.join(READERS)}.")

@@ -109,14 +109,15 @@ class FeatureCache:
     def identity(self) -> dict[str, Any]:
         """Everything that the features depend on."""
         if self._identity is None:
-            self._identity = {
-                "format": store.FORMAT,
-                "backbone": self.encoder.name,
-                "weights": self.encoder.fingerprint(),
-                "preprocessing": self.encoder.preprocessing,
-                "dataset": self.data.fingerprint(),
-                "dtype": store.DTYPE.name,
-            }
+            with torch.random.fork_rng(devices=[]):  # a model draws its first weights before it loads the real ones
+                self._identity = {
+                    "format": store.FORMAT,
+                    "backbone": self.encoder.name,
+                    "weights": self.encoder.fingerprint(),
+                    "preprocessing": self.encoder.preprocessing,
+                    "dataset": self.data.fingerprint(),
+                    "dtype": store.DTYPE.name,
+                }
         return self._identity
 
     @property
@@ -141,7 +142,8 @@ class FeatureCache:
         rank, _ = rank_and_world()
         # Rank 0 judges for all: a file may change between two looks, and all must go the same way.
         if not all_ranks(rank == 0 and self._usable())[0]:
-            self._encode_missing()
+            with torch.random.fork_rng(devices=[]):  # else a run that fills the cache would differ from the next one
+                self._encode_missing()
         self._ready = True
 
     def open(self, split: str) -> FeatureSplit:

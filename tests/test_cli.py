@@ -128,6 +128,31 @@ def test_after_the_training_the_best_weights_are_tested_or_else_the_last(
     assert block["metrics"]
 
 
+def test_a_second_training_in_the_same_folder_puts_the_first_aside(run_cli, toy_config, tmp_path) -> None:
+    checkpoints = tmp_path / "runs" / "toy" / "checkpoints"
+    run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "3")
+    first = {file.name for file in checkpoints.iterdir()}
+    run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "1")
+    assert {file.name for file in checkpoints.with_name("checkpoints.previous").iterdir()} == first
+    assert torch.load(checkpoints / "last.ckpt", weights_only=True)["epoch"] == 0
+    run_cli("test", "-c", toy_config, "--ckpt_path", "best")
+    tested = json.loads((tmp_path / "runs" / "toy" / "results.json").read_text())["test"]["checkpoint"]
+    assert "epoch=0" in tested
+    assert (checkpoints / Path(tested).name).is_file()
+    run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "2", "--ckpt_path", "last")
+    assert "last.ckpt" in {file.name for file in checkpoints.iterdir()}
+    assert {file.name for file in checkpoints.with_name("checkpoints.previous").iterdir()} == first
+
+
+def test_a_training_that_cannot_start_leaves_the_config(run_cli, toy_config, tmp_path, capsys) -> None:
+    run_cli("fit", "-c", toy_config)
+    file = tmp_path / "runs" / "toy" / "config.yaml"
+    before = file.read_text()
+    (tmp_path / "bad.ckpt").write_text("no checkpoint")
+    error_of(run_cli, capsys, 2, "fit", "-c", toy_config, "--trainer.max_epochs", "9", "--ckpt_path", "bad.ckpt")
+    assert file.read_text() == before
+
+
 def test_fit_test_resume_validate_predict(run_cli, toy_config, tmp_path) -> None:
     folder = tmp_path / "runs" / "toy"
     run_cli("fit", "-c", toy_config)

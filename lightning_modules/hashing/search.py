@@ -107,6 +107,8 @@ class CodeSearch:
 
     def images(self, text: str, k: int = 10) -> list[tuple[str, int]]:
         """Ids and Hamming distances of the k nearest images, nearest first."""
+        if not text.strip():
+            raise ValueError("The text to search for is empty; say what to look for.")
         return self._nearest(self.encoder.encode_text([text]), "text", "image", k)
 
     def texts(self, image: Any, k: int = 10) -> list[tuple[str, int]]:
@@ -138,7 +140,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", help="weights that the codes were made with (default: as the codes say)")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="find images for this text")
-    query.add_argument("--image", help="find captions for this image file")
+    query.add_argument("--image", help="find the items whose captions fit this image file")
     parser.add_argument("-k", type=int, default=10, help="items to find (default: 10)")
     parser.add_argument("--encoder", choices=backbones.__all__, default="TinyClip", help="default: TinyClip")
     parser.add_argument("--encoder_args", type=json.loads, default={}, help='as JSON: {"model": "ViT-B-32", ...}')
@@ -146,7 +148,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         encoder = getattr(backbones, given.encoder)(**given.encoder_args)
         search = CodeSearch(given.codes, encoder, given.checkpoint)
-        found = search.images(given.text, given.k) if given.text else search.texts(open_image(given.image), given.k)
+        if given.image is None:
+            found = search.images(given.text, given.k)
+        else:
+            found = search.texts(open_image(given.image), given.k)
     except (ValueError, FileNotFoundError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

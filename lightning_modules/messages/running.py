@@ -40,6 +40,8 @@ def explain_run_failure(error: BaseException) -> tuple[str, int]:
         return explain_os_error(error), USER
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device ran out of memory: {first_sentence(text)} Lower data.init_args.batch_size.", BUG
+    if "No supported gpu backend found" in text:
+        return "no GPU that torch can use was found. Take -c configs/trainer/cpu.yaml, last on the command line.", USER
     if type(error).__name__ == "MisconfigurationException" or (
         isinstance(error, ValueError) and _raised_for_user(error)
     ):

@@ -131,6 +131,8 @@ def test_search_names_what_is_wrong(searched, tmp_path) -> None:
     wide = type("Wide", (type(encoder),), {"embed_dim": 30})()
     with pytest.raises(ValueError, match=r"width 27, but toy gives 30"):
         CodeSearch(codes, wide).images("a b")
+    with pytest.raises(ValueError, match="text to search for is empty"):
+        CodeSearch(codes, encoder).images(" ")
     with pytest.raises(FileNotFoundError, match=r"no\.jpg does not exist"):
         open_image(tmp_path / "no.jpg")
     with pytest.raises(ValueError, match="cannot be decoded"):

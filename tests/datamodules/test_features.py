@@ -112,6 +112,15 @@ def test_second_open_encodes_nothing(make_data, tmp_path):
     assert [p.name for p in cache.path.parent.iterdir()] == [cache.path.name]  # no leftovers
 
 
+def test_making_the_cache_does_not_move_the_random_numbers_of_the_run(make_data, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    for _ in ("empty", "filled"):
+        torch.manual_seed(3)
+        FeatureCache(make_data(), ToyEncoder(), str(tmp_path / "fresh")).open("train")
+        assert torch.equal(torch.rand(2), expected)
+
+
 def test_other_splits_use_the_same_cache(make_data, tmp_path):
     first = FeatureCache(make_data(), ToyEncoder(), str(tmp_path / "cache"))
     by_id = dict(zip(first.data.splits["database"], first.open("database").image, strict=True))

@@ -1,0 +1,66 @@
+"""The checkpoints of a run: where they are, which is the best, and whose they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """The folder of a ModelCheckpoint's ``dirpath``, else ``checkpoints`` in the folder of the run."""
+    given = getattr(trainer.checkpoint_callback, "dirpath", None)
+    return Path(given or Path(trainer.default_root_dir) / "checkpoints")
+
+
+class FreshCheckpoints(Callback):
+    """Puts the checkpoints of an earlier training aside when a new one starts in the same folder.
+
+    They go to ``checkpoints.previous``, in the place of those that were there. Without this, ``best`` and ``last``
+    would still name the earlier training. A training that resumes keeps them.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the files, once the data and the model stand."""
+        folder = checkpoint_folder(trainer)
+        files = sorted(folder.glob("*.ckpt"))
+        if trainer.ckpt_path or trainer.fast_dev_run or not files or not trainer.is_global_zero:
+            return
+        aside = folder.with_name(f"{folder.name}.previous")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for file in files:
+            file.replace(aside / file.name)
+
+
+def find_checkpoint(trainer: Trainer, which: str) -> str:
+    """The best or the last checkpoint in the folder of a run.
+
+    Args:
+        trainer: A trainer with that folder, or with a ModelCheckpoint that has another.
+        which: ``best`` or ``last``.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        FileNotFoundError: When the folder holds none, or the training kept no best one.
+    """
+    folder = checkpoint_folder(trainer)
+    newest = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    cure = "Train first (fit with the same config), or give the path of a checkpoint."
+    if not newest:
+        raise FileNotFoundError(f"--ckpt_path {which}: there is no checkpoint in {folder}. {cure}")
+    last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else newest[-1]
+    if which == "last":
+        return str(last)
+    import torch
+
+    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    names = [state["best_model_path"] for state in states.values() if state.get("best_model_path")]
+    for name in names:
+        for file in (folder / Path(name).name, Path(name)):  # the folder may have been moved
+            if file.is_file():
+                return str(file)
+    raise FileNotFoundError(f"--ckpt_path best: {last} names no best checkpoint that still exists. {cure}")
