@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's own calls, not the user's
 # Before torch is imported: threads that wait sleep. Spinning, they take the cores from other processes, and from each
-# other where the machine is shared; a quickstart beside two busy processes took 471 s so, and 110 s with this.
+# other where the machine is shared (one run each beside other work: 471 s of quickstart so, 110 s with this).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from jsonargparse import Namespace
