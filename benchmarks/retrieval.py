@@ -6,14 +6,17 @@ python benchmarks/retrieval.py [--small]
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from torch import Tensor
 from lightning_modules.metrics import HammingIndex, hamming_mean_average_precision
 
 MIB = 2**20
+TIES: tuple[Literal["expected", "stable"], ...] = ("expected", "stable")
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -52,70 +56,92 @@ def numpy_loop(data: Data, top_k: int | None = None, kind: Any = None, labels: A
     return total / len(query_codes)
 
 
-def timed(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Best time of some calls in seconds, and the value."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        value = float(call())
-        times.append(time.perf_counter() - start)
-    return min(times), value
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Time of one call in seconds, and its value."""
+    start = time.perf_counter()
+    value = float(call())
+    return time.perf_counter() - start, value
 
 
-def speed(n_query: int, n_database: int, bits: int, repeats: int) -> list[dict[str, Any]]:
-    """Times of the loop and of ours on the same codes."""
+def speed(n_query: int, n_database: int, bits: int, rounds: int) -> list[dict[str, Any]]:
+    """Times of the loop and of ours on the same codes, in turns, so that a busy moment does not favour one of them."""
     data = make(n_query, n_database, bits, classes=24)
-    forms = {
-        "argsort": {},
-        "argsort, int64 labels": {"labels": np.int64},
-        "stable argsort": {"kind": "stable"},
-        "stable argsort, int64 labels": {"kind": "stable", "labels": np.int64},
+    index = HammingIndex(bits)
+    index.add(data[1], [str(i) for i in range(n_database)])
+    loops: dict[str, Callable[[], Any]] = {
+        "argsort": lambda: numpy_loop(data),
+        "argsort, int64 labels": lambda: numpy_loop(data, labels=np.int64),
+        "stable argsort": lambda: numpy_loop(data, kind="stable"),
+        "stable argsort, int64 labels": lambda: numpy_loop(data, kind="stable", labels=np.int64),
     }
-    loops = {name: timed(lambda form=form: numpy_loop(data, **form), 2) for name, form in forms.items()}
-    first_50 = timed(lambda: numpy_loop(data, 50, kind="stable"), 2)
-    calls: dict[str, Callable[[], Any]] = {
+    ours: dict[str, Callable[[], Any]] = {
         "mAP@all, ties expected": lambda: hamming_mean_average_precision(*data),
         "mAP@all, ties stable": lambda: hamming_mean_average_precision(*data, ties="stable"),
         "mAP@50, ties stable": lambda: hamming_mean_average_precision(*data, top_k=50, ties="stable"),
+        "HammingIndex, top 50 (FAISS)": lambda: bool(index.search(data[0], 50)),
     }
-    ours = {name: timed(call, repeats) for name, call in calls.items()}
-    rows = [row(f"numpy loop, {name}", *loop) for name, loop in loops.items()]
-    stable = loops["stable argsort"][1]
-    for (name, (seconds, value)), expected in zip(ours.items(), (stable, stable, first_50[1]), strict=True):
-        rows.append(row(name, seconds, value, {name: loop[0] for name, loop in loops.items()}, expected))
     if torch.cuda.is_available():
         on_gpu = tuple(part.cuda() for part in data)
-        rows.append(row("mAP@all, ties expected, GPU", *timed(lambda: hamming_mean_average_precision(*on_gpu), 5)))
-    index = HammingIndex(bits)
-    index.add(data[1], [str(i) for i in range(n_database)])
-    seconds, _ = timed(lambda: bool(index.search(data[0], 50)), repeats)
-    rows.append({**row("HammingIndex, top 50 (FAISS)", seconds, 0.0), "value": "-"})
+        ours["mAP@all, ties expected, GPU"] = lambda: hamming_mean_average_precision(*on_gpu)
+        ours["mAP@all, ties stable, GPU"] = lambda: hamming_mean_average_precision(*on_gpu, ties="stable")
+    calls = loops | ours
+    values = {name: float(call()) for name, call in calls.items()}  # the first call compiles, loads and starts threads
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            seconds[name].append(timed(call)[0])
+    stable = values["stable argsort"]
+    expected = dict.fromkeys(ours, stable) | {"mAP@50, ties stable": numpy_loop(data, 50, kind="stable")}
+    rows = []
+    for name in calls:
+        ranks = "FAISS" not in name  # a search has neither a value nor the work of the loop
+        compared = name in ours and ranks
+        ratios = {
+            f"x {loop}": round(median(np.divide(seconds[loop], seconds[name])), 1) if compared else "-"
+            for loop in loops
+        }
+        rows.append(
+            {
+                "what": name if name in ours else f"numpy loop, {name}",
+                "seconds (median)": round(median(seconds[name]), 4),
+                "value": f"{values[name]:.8f}" if ranks else "-",
+                **ratios,
+                "difference to the stable loop": f"{values[name] - expected[name]:+.1e}" if compared else "-",
+                "rounds": rounds,
+            }
+        )
     return rows
 
 
-def row(
-    name: str,
-    seconds: float,
-    value: float,
-    slower: dict[str, float] | None = None,
-    expected: float | None = None,
-) -> dict[str, Any]:
-    """One line of the table; the ratios are against the forms of the loop over all ranks."""
-    names = ("argsort", "argsort, int64 labels", "stable argsort", "stable argsort, int64 labels")
-    return {
-        "what": name,
-        "seconds": round(seconds, 4),
-        "value": f"{value:.8f}",
-        **{f"x {form}": "-" if slower is None else round(slower[form] / seconds, 1) for form in names},
-        "difference to the stable loop": "-" if expected is None else f"{value - expected:+.1e}",
-    }
+def first_calls() -> list[dict[str, Any]]:
+    """Seconds of the first call of a process, with and without compiled code on disk."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+        for cache in ("empty", "filled"):
+            printed = run_self("--first", environment=environment)
+            rows += [
+                {"what": f"{what}, cache of compiled code {cache}", "seconds": round(float(number), 3)}
+                for what, number in zip(("ties expected", "ties stable"), printed, strict=True)
+            ]
+    return rows
+
+
+def measure_first_calls() -> None:
+    """Print the seconds of the first calls in this process, one after the other."""
+    data = make(10, 100, 64, classes=24)
+    print(*(timed(lambda ties=ties: hamming_mean_average_precision(*data, ties=ties))[0] for ties in TIES))
+
+
+def run_self(*arguments: Any, environment: dict[str, str] | None = None) -> list[str]:
+    """Words that this script prints in a fresh process."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
 
 
 def memory(n_query: int, n_database: int, bits: int, ties: str) -> dict[str, Any]:
     """Peak memory beyond the inputs, of a fresh process, and its time."""
-    command = [sys.executable, __file__, "--memory", str(n_query), str(n_database), str(bits), ties]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    extra, seconds = float(printed[0]), float(printed[1])
+    extra, seconds = map(float, run_self("--memory", n_query, n_database, bits, ties))
     return {
         "what": f"mAP@all, ties {ties}, {n_query} x {n_database:,} x {bits} bits",
         "seconds": round(seconds, 3),
@@ -163,16 +189,22 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a few seconds; prints only")
     parser.add_argument("--memory", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.first:
+        measure_first_calls()
+        return []
     if options.memory:
         measure_memory(*(int(number) for number in options.memory[:3]), options.memory[3])
         return []
     sizes = (100, 2000, 64) if options.small else (2000, 18_015, 64)
-    times = speed(*sizes, repeats=2 if options.small else 7)
+    times = speed(*sizes, rounds=2 if options.small else 9)
     sizes = (50, 5000, 64) if options.small else (5000, 117_218, 64)
-    peaks = [memory(*sizes, ties) for ties in (("expected",) if options.small else ("expected", "stable"))]
+    peaks = [memory(*sizes, ties) for ties in (TIES[:1] if options.small else TIES)]
     command = "python benchmarks/retrieval.py"
     sections = {"Retrieval: speed at 2000 x 18,015 x 64 bits": times, "Retrieval: memory": peaks}
+    if not options.small:
+        sections["Retrieval: first call of a process"] = first_calls()
     for title, rows in sections.items():
         if options.small:
             print_table(f"{title} (small)", rows)

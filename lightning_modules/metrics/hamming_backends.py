@@ -1,7 +1,7 @@
 """From packed codes to distance histograms, and to the ranked relevance of a stable sort.
 
-Two ways of computing the same integers: packed words, XOR and ``np.bitwise_count`` on a CPU; a matrix product of
-{-1, +1} on a GPU, which has no population count. Both look at a few rows of the distance matrix at a time, so that
+Two ways of computing the same integers: compiled walks over packed words on a CPU; a matrix product of {-1, +1} on a
+GPU, which has no population count in torch. Neither holds the distances of more than a few queries at a time, so that
 memory does not grow with queries x database.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from lightning_modules.metrics.hamming import PackedPairs, unpack_bits
 
-# Pairs that one step looks at: on a CPU a few buffers that stay in its cache, on a GPU enough to fill it.
-CPU_PAIRS = 2**17
+# Pairs that one step looks at: on a GPU enough to fill it; on a CPU a fraction of a second, as nothing can interrupt
+# a compiled walk.
+CPU_PAIRS = 2**28
 GPU_PAIRS = 2**24
-# torch starts its own threads above 32768 elements; workers must stay below, or threads start threads.
-SERIAL_ELEMENTS = 32_000
+# Below this a thread costs more than it brings.
+PAIRS_WORTH_A_THREAD = 2**20
 
-Rows = tuple[int, NDArray[np.unsignedinteger], NDArray[np.bool_]]
+Walk = Callable[..., None]
 
 
 def distance_histograms(pairs: PackedPairs) -> Tensor:
@@ -43,7 +43,11 @@ def distance_histograms(pairs: PackedPairs) -> Tensor:
     """
     if pairs.device.type != "cpu":
         return histograms_torch(pairs)
-    return _over_queries(pairs, lambda words, start, stop: _histograms_numpy(words, start, stop))
+    from lightning_modules.metrics import hamming_kernels
+
+    result = torch.empty(pairs.n_query, 2, pairs.bits + 1, dtype=torch.int64)
+    _over_queries(pairs, hamming_kernels.histograms, result)
+    return result
 
 
 def stable_precision_sums(pairs: PackedPairs, top_k: int | None = None) -> Tensor:
@@ -63,109 +67,41 @@ def stable_precision_sums(pairs: PackedPairs, top_k: int | None = None) -> Tenso
     """
     if pairs.device.type != "cpu":
         return stable_sums_torch(pairs, top_k)
+    from lightning_modules.metrics import hamming_kernels
+
+    result = torch.empty(pairs.n_query, 3, dtype=torch.float64)
     k = min(top_k or pairs.n_database, pairs.n_database)
-    return _over_queries(pairs, lambda words, start, stop: _stable_sums_numpy(words, start, stop, k))
+    _over_queries(pairs, hamming_kernels.stable_sums, result, pairs.bits, k)
+    return result
 
 
-class _Words:
-    """Packed pairs as machine words, the database with one contiguous row a word."""
+def _over_queries(pairs: PackedPairs, walk: Walk, result: Tensor, *arguments: int) -> None:
+    """Let ``walk`` fill the rows of ``result``, ranges of queries at a time, with torch's number of threads."""
+    query_codes, query_labels = _as_words(pairs.query_codes), _as_words(pairs.query_labels)
+    # one contiguous row a word: the walks read neighbouring items together
+    codes, labels = (np.ascontiguousarray(_as_words(part).T) for part in (pairs.database_codes, pairs.database_labels))
+    threads = torch.get_num_threads() if pairs.n_query * pairs.n_database > PAIRS_WORTH_A_THREAD else 1
+    share = -(-pairs.n_query // (8 * threads))  # several ranges a thread: a slow core gets fewer of them
+    size = max(1, min(share, CPU_PAIRS // pairs.n_database))
 
-    def __init__(self, pairs: PackedPairs) -> None:
-        self.bits = pairs.bits
-        self.query_codes = _as_words(pairs.query_codes)
-        self.query_labels = _as_words(pairs.query_labels)
-        self.database_codes = np.ascontiguousarray(_as_words(pairs.database_codes).T)  # (words, N)
-        self.database_labels = np.ascontiguousarray(_as_words(pairs.database_labels).T)  # (words, N)
+    def fill(start: int) -> None:
+        rows = slice(start, start + size)
+        walk(query_codes[rows], query_labels[rows], codes, labels, *arguments, result.numpy()[rows])
 
-    def rows(self, start: int, stop: int) -> Iterator[Rows]:
-        """Distances (rows, N) and relevance (rows, N) of a few queries, in buffers that the next step overwrites."""
-        n = self.database_codes.shape[1]
-        step = max(1, min(stop - start, CPU_PAIRS // n))
-        shape = (step, n)
-        mixed, shared = np.empty(shape, self.query_codes.dtype), np.empty(shape, self.query_labels.dtype)
-        count, relevant = np.empty(shape, np.uint8), np.empty(shape, np.bool_)
-        distance = count if len(self.database_codes) == 1 else np.empty(shape, _distance_dtype(self.bits))
-        for first in range(start, stop, step):
-            use = slice(0, min(step, stop - first))
-            query = slice(first, first + use.stop)
-            for word, column in enumerate(self.database_codes):
-                np.bitwise_xor(self.query_codes[query, word, None], column, out=mixed[use])
-                np.bitwise_count(mixed[use], out=count[use])
-                if distance is not count:
-                    np.add(distance[use] if word else 0, count[use], out=distance[use])
-            for word, column in enumerate(self.database_labels):
-                np.bitwise_and(self.query_labels[query, word, None], column, out=shared[use])
-                if word:
-                    relevant[use] |= shared[use] != 0
-                else:
-                    np.not_equal(shared[use], 0, out=relevant[use])
-            yield first, distance[use], relevant[use]
-
-
-def _as_words(packed: Tensor) -> NDArray[np.unsignedinteger]:
-    """(N, bytes) uint8 -> (N, words) of the narrowest unsigned type that holds a row, 64 bits at most."""
-    array = packed.contiguous().numpy()
-    size = next((size for size in (1, 2, 4) if array.shape[1] <= size), 8)
-    padded = np.pad(array, ((0, 0), (0, -array.shape[1] % size)))
-    return np.ascontiguousarray(padded).view(np.dtype(f"u{size}"))
-
-
-def _distance_dtype(bits: int) -> type[np.unsignedinteger]:
-    return np.uint8 if bits <= 255 else np.uint16
-
-
-def _over_queries(pairs: PackedPairs, work: Callable[[_Words, int, int], Tensor]) -> Tensor:
-    """Run ``work`` on ranges of queries with torch's number of threads, and join the results in order."""
-    words = _Words(pairs)
-    threads = torch.get_num_threads() if pairs.n_query * pairs.n_database > 2**20 else 1
-    if threads == 1:
-        return work(words, 0, pairs.n_query)
-    size = max(1, -(-pairs.n_query // (8 * threads)))  # several ranges a thread: a slow core gets fewer of them
     starts = range(0, pairs.n_query, size)
+    if threads == 1:
+        for start in starts:
+            fill(start)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(lambda start: work(words, start, min(start + size, pairs.n_query)), starts)))
+        for _ in pool.map(fill, starts):  # raises what a thread raised
+            pass
 
 
-def _histograms_numpy(words: _Words, start: int, stop: int) -> Tensor:
-    width = words.bits + 1
-    result = torch.zeros(stop - start, 2 * width, dtype=torch.int64)
-    key: NDArray[Any] = np.empty((0, 0))
-    for first, distance, relevant in words.rows(start, stop):
-        if len(key) < len(distance):
-            key = np.empty(distance.shape, np.uint8 if 2 * width <= 256 else np.int32)
-        use = key[: len(distance)]
-        np.multiply(relevant.view(np.uint8), key.dtype.type(width), out=use)
-        np.add(use, distance, out=use, casting="unsafe")
-        for row, line in enumerate(torch.from_numpy(use), start=first - start):
-            for part in line.split(SERIAL_ELEMENTS) if len(line) > SERIAL_ELEMENTS else (line,):
-                result[row] += torch.bincount(part, minlength=2 * width)
-    return result.view(-1, 2, width)
-
-
-def _stable_sums_numpy(words: _Words, start: int, stop: int, k: int) -> Tensor:
-    n = words.database_codes.shape[1]
-    result = np.zeros((stop - start, 3))
-    counts = np.arange(1.0, k + 1)
-    weights = 1 / counts
-    position_bits = max(1, (n - 1).bit_length())
-    wide: Any = np.uint32 if (words.bits + 1) << position_bits <= 2**32 else np.uint64
-    positions = np.arange(n, dtype=wide)
-    for first, distance, relevant in words.rows(start, stop):
-        result[first - start : first - start + len(distance), 2] = np.count_nonzero(relevant, axis=1)
-        if k < n:
-            # distance and position in one number: the k smallest are the k first of a stable sort, in any order
-            key = (distance.astype(wide) << wide(position_bits)) | positions
-            key.partition(k - 1, axis=1)
-            nearest = np.sort(key[:, :k], axis=1) & wide((1 << position_bits) - 1)
-            ranked = np.take_along_axis(relevant, nearest.astype(np.intp), axis=1)
-        for row in range(len(distance)):
-            # a stable argsort of bytes is a counting sort
-            line = ranked[row] if k < n else relevant[row].take(np.argsort(distance[row], kind="stable"))
-            hits = np.flatnonzero(line)
-            # a sum, not a dot product: BLAS would start threads inside each of ours
-            result[first - start + row, 0] = (counts[: len(hits)] * weights.take(hits)).sum()
-            result[first - start + row, 1] = len(hits)
-    return torch.from_numpy(result)
+def _as_words(packed: Tensor) -> NDArray[np.int64]:
+    """(N, bytes) uint8 -> (N, words) int64, zeros at the end of a row."""
+    array = packed.contiguous().numpy()
+    return np.pad(array, ((0, 0), (0, -array.shape[1] % 8))).view(np.int64)
 
 
 def _rows_torch(pairs: PackedPairs) -> Iterator[tuple[Tensor, Tensor]]:

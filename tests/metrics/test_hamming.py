@@ -1,8 +1,15 @@
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from lightning_modules.metrics import hamming_average_precision
+from lightning_modules.metrics import hamming_average_precision, hamming_kernels
 from lightning_modules.metrics.hamming import (
     check_bits,
     check_codes,
@@ -38,6 +45,19 @@ def naive_histograms(query_codes, database_codes, query_labels, database_labels)
     return torch.from_numpy(counts)
 
 
+def naive_sums(query_codes, database_codes, query_labels, database_labels, top_k):
+    result = np.zeros((len(query_codes), 3))
+    for i in range(len(query_codes)):
+        distances = ((query_codes[i] > 0) != (database_codes > 0)).sum(dim=1).tolist()
+        relevant = (query_labels[i] & database_labels).any(dim=1).tolist()
+        result[i, 2] = sum(relevant)
+        for rank, j in enumerate(sorted(range(len(distances)), key=distances.__getitem__)[:top_k], start=1):
+            if relevant[j]:
+                result[i, 1] += 1
+                result[i, 0] += result[i, 1] / rank
+    return torch.from_numpy(result)
+
+
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 64, 65])
 def test_packing_is_undone(width):
     bits = torch.rand(5, width) < 0.5
@@ -57,6 +77,29 @@ def test_histograms_equal_a_loop(bits, classes):
     assert torch.equal(histograms_torch(pairs), expected)
 
 
+# many ties, all in one distance, one and several words of codes and of labels
+@pytest.mark.parametrize("top_k", [None, 1, 5, 40, 41, 100])
+@pytest.mark.parametrize(
+    ("bits", "classes"), [(1, 2), (3, 6), (16, 24), (48, 9), (64, 64), (64, 65), (128, 24), (256, 130)]
+)
+def test_stable_sums_equal_a_loop(bits, classes, top_k):
+    matrices = random_pairs(bits, classes)
+    matrices[2][0] = False  # a query without a relevant item
+    matrices[2][1], matrices[3][:, -1] = True, True  # and one with nothing else
+    matrices[1][10:20] = matrices[1][0]
+    pairs, expected = pack_pairs(*matrices), naive_sums(*matrices, top_k)
+    torch.testing.assert_close(stable_precision_sums(pairs, top_k), expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(stable_sums_torch(pairs, top_k), expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("n_database", range(1, 10))
+def test_a_database_of_any_size_fills_the_lanes(n_database):
+    matrices = random_pairs(4, 3, n_database=n_database)
+    pairs = pack_pairs(*matrices)
+    assert torch.equal(distance_histograms(pairs), naive_histograms(*matrices))
+    torch.testing.assert_close(stable_precision_sums(pairs), naive_sums(*matrices, None), rtol=1e-13, atol=0)
+
+
 @pytest.mark.parametrize("top_k", [None, 1, 5, 41, 100])
 @pytest.mark.parametrize("bits", [3, 64, 300])
 def test_both_backends_rank_alike(bits, top_k):
@@ -68,13 +111,46 @@ def test_blocks_and_threads_do_not_change_anything(monkeypatch):
     pairs = pack_pairs(*random_pairs(12, 6, n_query=300, n_database=4000))
     expected = histograms_torch(pairs), stable_sums_torch(pairs, 10), stable_sums_torch(pairs)
     monkeypatch.setattr("lightning_modules.metrics.hamming_backends.GPU_PAIRS", 9001)
-    monkeypatch.setattr("lightning_modules.metrics.hamming_backends.SERIAL_ELEMENTS", 999)
     assert torch.equal(histograms_torch(pairs), expected[0])
-    for threads in (1, 3):
+    for threads, step in ((1, 9001), (3, 9001), (3, 2**28)):
+        monkeypatch.setattr("lightning_modules.metrics.hamming_backends.CPU_PAIRS", step)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert torch.equal(distance_histograms(pairs), expected[0])
         torch.testing.assert_close(stable_precision_sums(pairs, 10), expected[1], rtol=1e-12, atol=0)
         torch.testing.assert_close(stable_precision_sums(pairs), expected[2], rtol=1e-12, atol=0)
+
+
+def _sums_into(queue, pairs):
+    queue.put(stable_precision_sums(pairs).tolist())
+
+
+def test_a_forked_process_computes_too():
+    """DataLoader workers are forked from a process that may have ranked before, with several threads."""
+    pairs = pack_pairs(*random_pairs(12, 6, n_query=300, n_database=4000))
+    expected = stable_precision_sums(pairs).tolist()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_sums_into, args=(queue, pairs))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert queue.get() == expected
+
+
+@pytest.mark.slow
+def test_without_a_folder_for_compiled_code_it_is_compiled_anew(tmp_path):
+    """A read-only installation without a home: there is no folder to keep compiled code in."""
+    source = Path(hamming_kernels.__file__)
+    shutil.copy(source, tmp_path)
+    (tmp_path / "__pycache__").touch()  # a file in its place keeps even root from writing there
+    code = (
+        "import numpy as np, hamming_kernels as k; r = np.empty((1, 2, 65), np.int64); one = np.ones((1, 1), np.int64);"
+        "k.histograms(one, one, one, one, r); print(r[0, 1, 0], k.histograms.stats.cache_path)"
+    )
+    env = {**os.environ, "HOME": str(tmp_path / "__pycache__"), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = {name: value for name, value in env.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "None"], done.stderr
 
 
 @pytest.mark.parametrize("change", [lambda x: x > 0, lambda x: (x > 0).int(), lambda x: x.sign().numpy(), torch.tanh])

@@ -74,3 +74,27 @@ def test_bad_calls_are_refused():
     with pytest.raises(ValueError, match="NaN"):
         index.search(codes[:1] * float("nan"), 1)
     assert len(index) == 300
+
+
+def test_positions_are_those_of_the_names_and_names_default_to_positions():
+    index, codes = filled()
+    nameless = HammingIndex(20)
+    nameless.add(codes[:100])
+    nameless.add(codes[100:])
+    queries = torch.randn(6, 20, generator=torch.Generator().manual_seed(1))
+    ids, distances = index.search(queries, 9)
+    positions, found = index.positions(queries, 9)
+    assert (positions.dtype, found.dtype) == (np.int64, np.int32)
+    np.testing.assert_array_equal(found, distances)
+    assert [[f"item{i}" for i in row] for row in positions] == ids
+    assert nameless.search(queries, 9)[0] == [[str(i) for i in row] for row in positions]
+
+
+def test_many_queries_at_once_find_what_each_finds_alone():
+    index, _ = filled(bits=9)
+    queries = torch.randn(2500, 9, generator=torch.Generator().manual_seed(2))
+    positions, distances = index.positions(queries, 12)
+    for start in (0, 1020, 2490):
+        part = slice(start, start + 10)
+        for found, expected in zip(index.positions(queries[part], 12), (positions, distances), strict=True):
+            np.testing.assert_array_equal(found, expected[part])
