@@ -3,7 +3,9 @@
 from datamodules.coco import COCO
 from datamodules.features import FeatureCache
 from datamodules.flickr import FlickrCaptions, MIRFlickr
+from datamodules.multilabel import MultilabelData
 from datamodules.paired_features import PairedFeatures
 from datamodules.scenes import Scenes
+from datamodules.voc import VOC
 
-__all__ = ["COCO", "FeatureCache", "FlickrCaptions", "MIRFlickr", "PairedFeatures", "Scenes"]
+__all__ = ["COCO", "VOC", "FeatureCache", "FlickrCaptions", "MIRFlickr", "MultilabelData", "PairedFeatures", "Scenes"]

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.image_text import ImageTextData, Records, read_text
+from datamodules.annotation_files import read_json
+from datamodules.image_text import ImageTextData, Records, concatenate
+from datamodules.karpathy import file_hash, read_karpathy
+from datamodules.splits import Splits
+
+__all__ = ["COCO", "concatenate", "image_folder", "read_json", "read_part"]
 
 PARTS = ("train2017", "val2017")
-
-
-def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON object that has certain keys.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON, or a key is missing.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"Annotation file {path} is not JSON ({error}). Unpack it again.") from error
-    if not isinstance(content, dict) or (lost := [k for k in keys if k not in content]):
-        lost = list(keys) if not isinstance(content, dict) else lost
-        raise ValueError(f"Annotation file {path} has no {' and no '.join(lost)}; is it a COCO file?")
-    return content
 
 
 def image_folder(root: Path, part: str) -> Path:
@@ -43,15 +30,16 @@ def image_folder(root: Path, part: str) -> Path:
     raise FileNotFoundError(f"Images of {part} are neither in {root / part} nor in {root / 'images' / part}.")
 
 
-def read_part(root: Path, part: str) -> Records:
-    """The labelled images of ``train2017`` or ``val2017``.
+def read_part(root: Path, part: str, unlabelled: bool = False) -> Records:
+    """The images of ``train2017`` or ``val2017``.
 
     Args:
         root: Folder of the dataset.
         part: Name of the part.
+        unlabelled: Keep images without an annotation, with a row of zeros.
 
     Returns:
-        Images with at least one annotation, in the order of the file; labels count crowd regions, boxes do not.
+        Images in the order of the file; labels count crowd regions, boxes do not.
 
     Raises:
         FileNotFoundError: An annotation file or the folder of images is missing.
@@ -70,7 +58,7 @@ def read_part(root: Path, part: str) -> Records:
             captions[entry["image_id"]].append(" ".join(entry["caption"].split()))
         for entry in instances["annotations"]:
             objects[entry["image_id"]].append(entry)
-        images = [image for image in instances["images"] if image["id"] in objects]
+        images = [image for image in instances["images"] if unlabelled or image["id"] in objects]
         files = [image["file_name"] for image in images]
         for image in images:
             if image["id"] not in captions:
@@ -96,32 +84,30 @@ def read_part(root: Path, part: str) -> Records:
     )
 
 
-def concatenate(parts: list[Records]) -> Records:
-    """Several parts as one; all must have the same classes."""
-    first = parts[0]
-    if any(part.class_names != first.class_names for part in parts):
-        raise ValueError("The annotation files of the parts list different categories.")
-    lists = ("ids", "paths", "captions", "boxes", "box_labels")
-    joined = {name: [value for part in parts for value in getattr(part, name)] for name in lists}
-    return Records(labels=np.concatenate([p.labels for p in parts]), class_names=first.class_names, **joined)
-
-
 class COCO(ImageTextData):
-    """MS COCO 2017, train2017 and val2017 together, for retrieval: captions as text, 80 classes as labels.
+    """MS COCO 2017: captions as text, 80 classes as labels, boxes.
 
     Layout: ``root/{train2017,val2017}`` or ``root/images/{train2017,val2017}``, and
-    ``root/annotations/{instances,captions}_{train,val}2017.json``; a part without an instances file is left out.
-    Images without a label are left out (122,218 of 123,287 stay). The literature's sizes are the default: 5000
-    queries, 10,000 for training, all but the queries as database. Smaller sets need smaller numbers.
+    ``root/annotations/{instances,captions}_{train,val}2017.json``.
+
+    Protocol ``retrieval`` takes both parts together, or the one that has an instances file, without the images that
+    have no label (122,218 of 123,287 stay). The literature's sizes are the default: 5000 queries, 10,000 for training,
+    all but the queries as database. Smaller sets need smaller numbers.
+
+    Protocol ``holdout`` keeps all 123,287 images. With ``val2017`` its 5000 images are the test part and train2017's
+    118,287 the development pool. With ``karpathy`` the test part is Karpathy's, which has 5000 images too, and the
+    pool is his train, restval and val; captions and labels are those of the 2017 files either way.
 
     Args:
         root: Folder of the dataset.
-        num_query: Size of the query part.
-        num_train: Size of the training part.
-        split_seed: Seed of the parts.
-        split_dir: Where the parts are saved.
+        num_query: Size of the query part, in protocol ``retrieval``.
+        num_train: Size of the training part, in protocol ``retrieval``.
+        split_seed: Seed of parts and folds.
+        split_dir: Where parts and folds are saved.
         skip_corrupt: Leave out images that cannot be decoded instead of stopping at the first.
-        **kwargs: ``batch_size``, ``num_workers`` and the other arguments of ``BaseDataModule``.
+        holdout: ``val2017``, or ``karpathy``, which reads ``root/annotations/dataset_coco.json``.
+        **kwargs: ``protocol``, ``num_folds``, ``fold`` and ``stratified`` of ``ImageTextData``; ``batch_size``,
+            ``num_workers`` and the other arguments of ``BaseDataModule``.
 
     Reference:
         Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
@@ -135,9 +121,13 @@ class COCO(ImageTextData):
         split_seed: int = 0,
         split_dir: str = "cache/splits",
         skip_corrupt: bool = False,
+        holdout: Literal["val2017", "karpathy"] = "val2017",
         **kwargs: Any,
     ) -> None:
         super().__init__(root, num_query, num_train, split_seed, split_dir, skip_corrupt, **kwargs)
+        if holdout not in ("val2017", "karpathy"):
+            raise ValueError(f"holdout is {holdout}; known: val2017, karpathy.")
+        self.holdout = holdout
 
     def read(self) -> Records:
         """Both parts, or the one that is there."""
@@ -148,4 +138,31 @@ class COCO(ImageTextData):
                 f"There is neither {files[PARTS[0]]} nor {files[PARTS[1]].name} beside it. Unpack COCO's "
                 "annotations_trainval2017.zip there."
             )
-        return concatenate([read_part(self.root, part) for part in present])
+        if self.protocol == "holdout" and self.holdout == "val2017" and len(present) < len(PARTS):
+            lost = next(part for part in PARTS if part not in present)
+            raise FileNotFoundError(
+                f"Protocol holdout develops on train2017 and tests on val2017, but {files[lost]} does not exist. "
+                "Unpack it, or use protocol: retrieval."
+            )
+        return concatenate([read_part(self.root, part, self.protocol == "holdout") for part in present])
+
+    @property
+    def holdout_name(self) -> str:
+        """The name of the hold-out; Karpathy's with the hash of his file."""
+        return self.holdout if self.holdout == "val2017" else f"karpathy-{file_hash(self._karpathy)[:12]}"
+
+    @property
+    def _karpathy(self) -> Path:
+        return self.root / "annotations" / "dataset_coco.json"
+
+    def draw_holdout(self, records: Records) -> Splits:
+        """The published parts."""
+        if self.holdout == "karpathy":
+            kept = set(records.ids)  # the file is judged by all images, also by those that skip_corrupt leaves out
+            splits = read_karpathy(self._karpathy, self._all.ids)
+            return {name: [i for i in part if i in kept] for name, part in splits.items()}
+        val = f"{PARTS[1]}/"
+        return {
+            "development": [name for name in records.ids if not name.startswith(val)],
+            "test": [name for name in records.ids if name.startswith(val)],
+        }

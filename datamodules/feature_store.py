@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -88,6 +89,33 @@ def _full(folder: Path, needed: int, free: int) -> str:
         f"The disk of {folder} is full: {needed:,} bytes are needed for the features and {free:,} are free. Free some "
         "space or give the cache another root; finished parts and earlier caches stay, and the next run goes on there"
     )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other runs of this machine, and of those that share the disk, from making the same cache at the same time.
+
+    The lock dies with its process. Where no lock file can be written, as beside a cache on a read-only disk, there is
+    nobody to keep out.
+
+    Args:
+        path: Folder of the cache; the lock file stands beside it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Feature cache {path} is being made by another run; waiting for it.", file=sys.stderr)
+        lock.acquire()
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start_partial(partial: Path, plan: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,9 @@ from datamodules.feature_files import FeatureSplit
 from datamodules.ranks import all_ranks, rank_and_world, share_of_rank, together
 
 CHUNK_ITEMS = 1024  # what a kill can cost at most, per process
-SPLITS = ("query", "train", "database")  # in this order each part of the usual protocol is one run of rows
+# In this order each part of the retrieval protocol is one run of rows, and so are development and test; the parts of a
+# fold come after them and add nothing, so the cache is the same for every fold.
+SPLITS = ("query", "development", "test", "train", "val", "database")
 
 
 class Encoder(Protocol):
@@ -84,8 +87,9 @@ class FeatureCache:
     never used, and a warning says so; a damaged one (each open compares sizes and sha256) is made anew, with a warning.
     Other splits of the same items need no new cache.
 
-    An interrupted build goes on where it stopped, on any number of processes. In a process group every process must
-    call ``build`` or ``open``: each encodes its own part. All processes must see the same ``root``.
+    An interrupted build goes on where it stopped, on any number of processes. Runs side by side that need
+    the same cache wait for the one that makes it. In a process group every process must call ``build`` or ``open``:
+    each encodes its own part. All processes must see the same ``root``.
 
     Args:
         data: Where the items come from; its ``batch_size`` and ``num_workers`` are used for encoding.
@@ -140,17 +144,18 @@ class FeatureCache:
         if self._ready:
             return
         rank, _ = rank_and_world()
-        # Rank 0 judges for all: a file may change between two looks, and all must go the same way.
-        if not all_ranks(rank == 0 and self._usable())[0]:
-            with torch.random.fork_rng(devices=[]):  # else a run that fills the cache would differ from the next one
-                self._encode_missing()
+        with store.locked(self.path) if rank == 0 else contextlib.nullcontext():
+            # Rank 0 judges for all: a file may change between two looks, and all must go the same way.
+            if not all_ranks(rank == 0 and self._usable())[0]:
+                with torch.random.fork_rng(devices=[]):  # else a run that fills the cache would differ from the next
+                    self._encode_missing()
         self._ready = True
 
     def open(self, split: str) -> FeatureSplit:
         """The features of a part, memory-mapped where its rows stand together; builds the cache if need be.
 
         Args:
-            split: ``train``, ``query`` or ``database``.
+            split: A part of the dataset's protocol, as ``train``, ``query`` or ``database``.
 
         Returns:
             Image ``(N, D)`` and text ``(N, K, D)`` float16, labels ``(N, C)`` float32, ids.
@@ -173,7 +178,7 @@ class FeatureCache:
         """Picture and first caption of some items of a part, for people to look at.
 
         Args:
-            split: ``train``, ``query`` or ``database``.
+            split: A part of the dataset's protocol.
             rows: Positions in the part.
         """
         dataset = self.data.dataset(split)
@@ -201,9 +206,10 @@ class FeatureCache:
     def _items(self) -> tuple[list[str], list[tuple[Dataset[Any], int]]]:
         """Every item of the parts once: ids, and where to find each."""
         found: dict[str, tuple[Dataset[Any], int]] = {}
-        for split in SPLITS:
+        splits = self.data.splits
+        for split in (name for name in SPLITS if name in splits):
             dataset = self.data.dataset(split)
-            for position, name in enumerate(self.data.splits[split]):
+            for position, name in enumerate(splits[split]):
                 found.setdefault(name, (dataset, position))
         if not found:
             raise ValueError(f"{type(self.data).__name__} has no items to encode.")

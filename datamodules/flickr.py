@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.coco import read_json
-from datamodules.image_text import ImageTextData, Records, read_text
+from datamodules.annotation_files import read_json, read_text
+from datamodules.image_text import ImageTextData, Records
 from datamodules.splits import Splits, order_by_hash
 
 ANNOTATION_FOLDERS = ("annotations", "mirflickr25k_annotations_v080", ".")
@@ -57,27 +57,30 @@ def read_image_numbers(path: Path) -> list[int]:
 
 
 class MIRFlickr(ImageTextData):
-    """MIRFlickr-25K for retrieval: tags, joined by commas, as the one text; the 24 potential labels.
+    """MIRFlickr-25K: tags, joined by commas, as the one text; the 24 potential labels.
 
     Layout: ``root/im1.jpg ...`` or ``root/mirflickr/im1.jpg ...``; ``meta/tags/tags1.txt ...`` beside the images;
     label files ``<label>.txt`` with image numbers in ``root/annotations``, ``root/mirflickr25k_annotations_v080`` or
     ``root``. The stricter ``<label>_r1.txt`` files are not read.
 
-    Images without a label are left out, and so are images without one of the frequent tags; the text keeps all tags.
-    With ``min_tag_count=20`` (1386 tags) 20,015 images stay: 2000 queries, 5000 for training, 18,015 database, as in
-    the unsupervised literature, which however picks the parts class by class; here they are random, from a fixed
-    seed. ``min_tag_count=0`` keeps all 24,581 labelled images, as the supervised literature does (there with 5000
-    queries and 10,000 for training), some with an empty text.
+    Images without one of the frequent tags are left out; the text keeps all tags. Protocol ``retrieval`` leaves out
+    images without a label too. With ``min_tag_count=20`` (1386 tags) 20,015 images stay: 2000 queries, 5000 for
+    training, 18,015 database, as in the unsupervised literature, which however picks the parts class by class; here
+    they are random, from a fixed seed. ``min_tag_count=0`` keeps all 24,581 labelled images, as the supervised
+    literature does (there with 5000 queries and 10,000 for training), some with an empty text.
+
+    Protocol ``holdout`` keeps images without a label and draws ``num_query`` images as its test part.
 
     Args:
         root: Folder of the dataset.
-        num_query: Size of the query part.
-        num_train: Size of the training part.
+        num_query: Size of the query part, or of the test part of protocol ``holdout``.
+        num_train: Size of the training part, in protocol ``retrieval``.
         min_tag_count: A tag is frequent if that many images carry it; lower it for a small set.
-        split_seed: Seed of the parts.
-        split_dir: Where the parts are saved.
+        split_seed: Seed of parts and folds.
+        split_dir: Where parts and folds are saved.
         skip_corrupt: Leave out images that cannot be decoded instead of stopping at the first.
-        **kwargs: ``batch_size``, ``num_workers`` and the other arguments of ``BaseDataModule``.
+        **kwargs: ``protocol``, ``num_folds``, ``fold`` and ``stratified`` of ``ImageTextData``; ``batch_size``,
+            ``num_workers`` and the other arguments of ``BaseDataModule``.
 
     Reference:
         Huiskes and Lew, The MIR Flickr Retrieval Evaluation, MIR 2008.
@@ -98,7 +101,7 @@ class MIRFlickr(ImageTextData):
         self.min_tag_count = min_tag_count
 
     def read(self) -> Records:
-        """Images with a label and a frequent tag, by number."""
+        """Images with a frequent tag, and with a label where the protocol asks for one, by number."""
         folder = self.root / "mirflickr" if (self.root / "mirflickr").is_dir() else self.root
         found = (re.fullmatch(r"im(\d+)\.jpg", path.name) for path in folder.iterdir())
         numbers = sorted(int(match[1]) for match in found if match)
@@ -113,11 +116,12 @@ class MIRFlickr(ImageTextData):
             tags.append(path.read_text(encoding="utf-8", errors="replace").split())
         frequent = frequent_tags(tags, self.min_tag_count)
         tagged = [self.min_tag_count < 1 or not frequent.isdisjoint(image) for image in tags]
-        rows = [row for row, keep in enumerate(tagged) if keep and labels[row].any()]
+        unlabelled = self.protocol == "holdout"
+        rows = [row for row, keep in enumerate(tagged) if keep and (unlabelled or labels[row].any())]
         if not rows:
             raise ValueError(
-                f"No image in {folder} has both a label and a tag that occurs {self.min_tag_count} times. For a small "
-                "set lower min_tag_count."
+                f"No image in {folder} has {'' if unlabelled else 'both a label and '}a tag that occurs "
+                f"{self.min_tag_count} times. For a small set lower min_tag_count."
             )
         return Records(
             ids=[f"im{numbers[row]}" for row in rows],
@@ -193,13 +197,17 @@ class FlickrCaptions(ImageTextData):
     have shape ``(0,)``. With Karpathy's file the parts are his (his validation part is left out); otherwise
     ``num_query`` test images are drawn and the rest trains.
 
+    Protocol ``holdout`` has the same test part; all other images, Karpathy's validation part too, are the development
+    pool. Its folds are random, because there is nothing to stratify by.
+
     Args:
         root: Folder of the dataset.
         num_query: Size of the test part, where the caption file does not tell it.
-        split_seed: Seed of the parts, likewise.
-        split_dir: Where the parts are saved.
+        split_seed: Seed of the parts, likewise, and of folds.
+        split_dir: Where parts and folds are saved.
         skip_corrupt: Leave out images that cannot be decoded instead of stopping at the first.
-        **kwargs: ``batch_size``, ``num_workers`` and the other arguments of ``BaseDataModule``.
+        **kwargs: ``protocol``, ``num_folds`` and ``fold`` of ``ImageTextData``; ``batch_size``, ``num_workers`` and
+            the other arguments of ``BaseDataModule``.
 
     Reference:
         Young et al., From Image Descriptions to Visual Denotations, TACL 2014; Karpathy and Fei-Fei, Deep
@@ -215,7 +223,7 @@ class FlickrCaptions(ImageTextData):
         skip_corrupt: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, num_query, 0, split_seed, split_dir, skip_corrupt, **kwargs)
+        super().__init__(root, num_query, 0, split_seed, split_dir, skip_corrupt, stratified=False, **kwargs)
         self._parts: dict[str, str] = {}
 
     def read(self) -> Records:
@@ -251,3 +259,13 @@ class FlickrCaptions(ImageTextData):
         if not test or not train:
             raise ValueError(f"The caption file in {self.root} has {len(train)} training and {len(test)} test images.")
         return {"train": train, "query": test, "database": test}
+
+    def draw_holdout(self, records: Records) -> Splits:
+        """Karpathy's test part and everything else, or a drawn test part."""
+        if not self._parts:
+            return super().draw_holdout(records)
+        held = [self._parts[name] == "test" for name in records.ids]
+        return {
+            "development": [name for name, test in zip(records.ids, held, strict=True) if not test],
+            "test": [name for name, test in zip(records.ids, held, strict=True) if test],
+        }

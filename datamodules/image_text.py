@@ -1,155 +1,71 @@
-"""What the image-text datasets share: items, decoding, the protocol's parts, the fingerprint."""
+"""What the image-text datasets share: the protocols and their parts, the loaders, the fingerprint."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader
 
+from datamodules.annotation_files import read_text
 from datamodules.base import BaseDataModule
+from datamodules.folds import check_fold, check_holdout, draw_holdout, read_or_make_folds
+from datamodules.records import (
+    ImageTextDataset,
+    Records,
+    collate_items,
+    concatenate,
+    find_corrupt,
+    fingerprint_records,
+    load_image,
+)
 from datamodules.splits import Splits, draw_splits, hash_splits, read_splits, save_splits
 
-SPLITS = ("train", "query", "database")
-
-
-@dataclass(frozen=True)
-class Records:
-    """An image-text dataset as columns; nothing is decoded.
-
-    Args:
-        ids: N different names.
-        paths: N image files.
-        captions: For each image at least one text.
-        labels: 0/1 matrix ``(N, C)``, uint8; C may be 0.
-        class_names: C names.
-        boxes: For each image ``(K, 4)`` float32 boxes ``xyxy`` in pixels, where the layout has boxes.
-        box_labels: For each image ``(K,)`` int64 class indices.
-    """
-
-    ids: list[str]
-    paths: list[Path]
-    captions: list[list[str]]
-    labels: np.ndarray
-    class_names: list[str]
-    boxes: list[np.ndarray] | None = None
-    box_labels: list[np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: Sequence[int]) -> Records:
-        """The records of some rows, in that order."""
-        lists = ("ids", "paths", "captions", "boxes", "box_labels")
-        columns = {name: getattr(self, name) for name in lists}
-        picked = {name: [c[i] for i in rows] for name, c in columns.items() if c is not None}
-        return replace(self, labels=self.labels[np.asarray(rows, dtype=np.int64)], **picked)
-
-
-def load_image(path: Path) -> Image.Image:
-    """Decode an image as RGB.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file cannot be decoded; the message names it and the cure.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"Image {path} does not exist.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"Image {path} cannot be decoded ({error}). Replace the file, or set skip_corrupt: true to leave such "
-            "images out."
-        ) from error
-
-
-def find_corrupt(paths: Sequence[Path], threads: int = 8) -> list[int]:
-    """Rows of the images that cannot be decoded; every image is read once.
-
-    Args:
-        paths: Image files.
-        threads: Decoders side by side.
-
-    Returns:
-        Row numbers in ascending order.
-    """
-    from rich.progress import track
-
-    def broken(path: Path) -> bool:
-        try:
-            with Image.open(path) as image:
-                image.draft("RGB", (8, 8))  # JPEG: reads the whole file but computes an eighth of the pixels
-                image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            return True
-        return False
-
-    with ThreadPoolExecutor(threads) as pool:
-        found = track(pool.map(broken, paths), total=len(paths), description="Looking for corrupt images")
-        return [row for row, bad in enumerate(found) if bad]
-
-
-class ImageTextDataset(Dataset[dict[str, Any]]):
-    """Image-text items, decoded when asked for.
-
-    An item is a dict: ``image`` (RGB PIL image, or what ``transform`` makes of it), ``captions`` (list of str),
-    ``labels`` (float32 ``(C,)``), ``index`` (position here), ``id``; ``boxes`` (float32 ``(K, 4)``, xyxy pixels) and
-    ``box_labels`` (int64 ``(K,)``) where the layout has them.
-
-    Args:
-        records: The items.
-        transform: PIL image to anything; runs in the loader's workers.
-    """
-
-    def __init__(self, records: Records, transform: Callable[[Image.Image], Any] | None = None) -> None:
-        self.records = records
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        r = self.records
-        image = load_image(r.paths[index])
-        item = {
-            "image": image if self.transform is None else self.transform(image),
-            "captions": r.captions[index],
-            "labels": torch.from_numpy(r.labels[index].astype(np.float32)),
-            "index": index,
-            "id": r.ids[index],
-        }
-        if r.boxes is not None and r.box_labels is not None:
-            item["boxes"] = torch.from_numpy(r.boxes[index])
-            item["box_labels"] = torch.from_numpy(r.box_labels[index])
-        return item
+__all__ = [
+    "ImageTextData",
+    "ImageTextDataset",
+    "Records",
+    "collate_items",
+    "concatenate",
+    "find_corrupt",
+    "fingerprint_records",
+    "load_image",
+    "read_text",
+]
 
 
 class ImageTextData(BaseDataModule):
-    """An image-text dataset on disk, in a train / query / database protocol.
+    """An image-text dataset on disk, in one of two protocols.
 
-    The parts are drawn by a hash of the ids (the same on every machine), saved to ``split_dir`` as JSON with their
-    sha256, and read from there afterwards. A subclass reads its layout in ``read``.
+    ``retrieval`` has the parts train / query / database; items without a label are left out, because nothing is
+    relevant to them. ``holdout`` has the parts development / test, for learning labels: items without one stay, with a
+    row of zeros. With ``num_folds`` the development pool is in addition cut into folds: ``val`` is fold ``fold``,
+    ``train`` are the others.
+
+    Parts are drawn by a hash of the ids (the same on every machine) or come with the dataset; they and the folds are
+    saved to ``split_dir`` as JSON with their sha256, and read from there afterwards. A subclass reads its layout in
+    ``read``.
+
+    Loaders give decoded items in batches: a dict with ``image`` (list of RGB PIL images), ``captions`` (list of lists
+    of str), ``labels`` (float32 ``(B, C)``), ``index`` (position in the part, ``(B,)``), ``id`` (list of str), and
+    lists ``boxes``, ``box_labels`` where the layout has them.
 
     Args:
         root: Folder of the dataset.
-        num_query: Size of the query part.
-        num_train: Size of the training part.
-        split_seed: Seed of the parts.
-        split_dir: Where the parts are saved.
+        num_query: Size of the query part; in protocol ``holdout`` of a test part that has to be drawn.
+        num_train: Size of the training part of protocol ``retrieval``.
+        split_seed: Seed of parts and folds.
+        split_dir: Where parts and folds are saved.
         skip_corrupt: Leave out images that cannot be decoded (all are read once, the count is printed) instead of
             stopping at the first.
+        protocol: ``retrieval`` or ``holdout``.
+        num_folds: Number of folds of the development pool; None = none.
+        fold: The fold that validates, from 0.
+        stratified: Give each fold the same share of every label, instead of drawing folds at random.
         **kwargs: ``batch_size``, ``num_workers`` and the other arguments of ``BaseDataModule``.
     """
 
@@ -161,31 +77,56 @@ class ImageTextData(BaseDataModule):
         split_seed: int = 0,
         split_dir: str = "cache/splits",
         skip_corrupt: bool = False,
+        protocol: Literal["retrieval", "holdout"] = "retrieval",
+        num_folds: int | None = None,
+        fold: int = 0,
+        stratified: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if protocol not in ("retrieval", "holdout"):
+            raise ValueError(f"protocol is {protocol}; known: retrieval, holdout.")
+        check_fold(num_folds, fold)
+        if num_folds is not None and protocol != "holdout":
+            raise ValueError(f"num_folds {num_folds} needs protocol: holdout; {protocol} has no pool to cut.")
         self.root = Path(root).expanduser()
         self.num_query = num_query
         self.num_train = num_train
         self.split_seed = split_seed
         self.split_dir = Path(split_dir)
         self.skip_corrupt = skip_corrupt
+        self.protocol = protocol
+        self.num_folds = num_folds
+        self.fold = fold
+        self.stratified = stratified
 
     @abstractmethod
     def read(self) -> Records:
         """Read the layout: all items that the protocol counts, decoded or not."""
 
     def draw(self, records: Records) -> Splits:
-        """Draw the parts."""
+        """The parts of protocol ``retrieval``."""
         return draw_splits(records.ids, self.num_query, self.num_train, self.split_seed)
+
+    def draw_holdout(self, records: Records) -> Splits:
+        """The parts of protocol ``holdout``: development first, then test."""
+        return draw_holdout(records.ids, self.num_query, self.split_seed)
+
+    @property
+    def holdout_name(self) -> str:
+        """What a hold-out depends on beside the items, for the name of the saved file; asked for after ``read``."""
+        return f"query{self.num_query}-seed{self.split_seed}"
 
     @property
     def splits_file(self) -> Path:
         """The file of the saved parts; its name changes with the items and the arguments."""
         kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
         corrupt = "-skipped" if self.skip_corrupt else ""
-        numbers = f"query{self.num_query}-train{self.num_train}-seed{self.split_seed}{corrupt}"
-        return self.split_dir / f"{kind}-{numbers}-{fingerprint_records(self._all)[:12]}.json"
+        items = fingerprint_records(self._all)[:12]
+        numbers = f"query{self.num_query}-train{self.num_train}-seed{self.split_seed}"
+        if self.protocol == "holdout":
+            numbers = f"holdout-{self.holdout_name}"
+        return self.split_dir / f"{kind}-{numbers}{corrupt}-{items}.json"
 
     @cached_property
     def _all(self) -> Records:
@@ -203,7 +144,13 @@ class ImageTextData(BaseDataModule):
             return read_splits(path)
         skipped = find_corrupt(self._all.paths) if self.skip_corrupt else []
         kept = self._all.take(sorted(set(range(len(self._all))) - set(skipped)))
-        splits = self.draw(kept)
+        if self.protocol == "holdout":
+            splits = self.draw_holdout(kept)
+            check_holdout(splits["development"], splits["test"])
+            if empty := [name for name, part in splits.items() if not part]:
+                raise ValueError(f"The {empty[0]} part of {self.root} is empty; protocol holdout needs items in both.")
+        else:
+            splits = self.draw(kept)
         save_splits(
             path, splits, seed=self.split_seed, root=str(self.root), skipped=[self._all.ids[i] for i in skipped]
         )
@@ -218,15 +165,38 @@ class ImageTextData(BaseDataModule):
         print(f"{self.root}: {len(skipped)} corrupt image(s) left out of {len(self._all)}.")
         return self._all.take([i for i, name in enumerate(self._all.ids) if name not in skipped])
 
+    @cached_property
+    def _row(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.records.ids)}
+
     @property
     def class_names(self) -> list[str]:
         """Names of the labels, in their order."""
         return self._all.class_names
 
+    @cached_property
+    def folds(self) -> np.ndarray:
+        """The fold of each item of the development pool, ``(N,)`` int64.
+
+        Raises:
+            ValueError: There are no folds without ``num_folds``.
+        """
+        if self.num_folds is None:
+            raise ValueError(f"{type(self).__name__} has no folds. Set num_folds.")
+        ids, test = self._saved["splits"]["development"], self._saved["splits"]["test"]
+        labels = self.records.labels[[self._row[name] for name in ids]]
+        how = (self.num_folds, self.split_seed, self.stratified)
+        return read_or_make_folds(self.split_dir, ids, labels, *how, test, self.class_names)
+
     @property
     def splits(self) -> Splits:
         """The ids of each part."""
-        return self._saved["splits"]
+        parts: Splits = self._saved["splits"]
+        if self.num_folds is None:
+            return parts
+        ids = np.array(parts["development"], dtype=object)
+        held = self.folds == self.fold
+        return {**parts, "train": ids[~held].tolist(), "val": ids[held].tolist()}
 
     @property
     def splits_hash(self) -> str:
@@ -234,55 +204,34 @@ class ImageTextData(BaseDataModule):
         return hash_splits(self.splits)
 
     def dataset(self, split: str) -> ImageTextDataset:
-        """The items of ``train``, ``query`` or ``database``.
+        """The items of a part.
 
         Raises:
             ValueError: There is no such part.
         """
-        if split not in self.splits:
-            raise ValueError(f"There is no split '{split}'; known: {', '.join(self.splits)}.")
-        rows = {name: row for row, name in enumerate(self.records.ids)}
-        return ImageTextDataset(self.records.take([rows[name] for name in self.splits[split]]))
+        splits = self.splits
+        if split not in splits:
+            raise ValueError(f"There is no split '{split}'; known: {', '.join(splits)}.")
+        return ImageTextDataset(self.records.take([self._row[name] for name in splits[split]]))
 
     def fingerprint(self) -> str:
         """The sha256 over ids, file sizes, captions and labels; another fingerprint means other features."""
         return fingerprint_records(self.records)
 
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Items to train on, shuffled: ``train``, or the whole development pool where nothing is cut from it."""
+        part = "train" if "train" in self.splits else "development"
+        return self.loader(self.dataset(part), shuffle=True, collate_fn=collate_items)
 
-def fingerprint_records(records: Records) -> str:
-    """The sha256 over ids, sizes of the files, captions and labels; no image is decoded.
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The fold that validates; no loader without folds."""
+        return [self.loader(self.dataset(part), collate_fn=collate_items) for part in self.splits if part == "val"]
 
-    Raises:
-        FileNotFoundError: Some images are missing; names the first ones.
-    """
-    digest = hashlib.sha256(repr(records.class_names).encode())
-    missing = []
-    for row, path in enumerate(records.paths):
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            missing.append(str(path))
-            continue
-        digest.update(f"{records.ids[row]}\0{size}\0{records.captions[row]!r}".encode())
-        digest.update(records.labels[row].tobytes())
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(records)} images that the annotations name are missing, first {missing[0]}. "
-            "Unpack the images again, or take the missing ones out of the annotation files."
-        )
-    return digest.hexdigest()
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """The hold-out part, or query and database."""
+        parts = ("test",) if self.protocol == "holdout" else ("query", "database")
+        return [self.loader(self.dataset(part), collate_fn=collate_items) for part in parts]
 
-
-def read_text(path: Path) -> str:
-    """The text of an annotation file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not UTF-8 text.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"Annotation file {path} does not exist. Unpack the annotations there.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Annotation file {path} is not text ({error.reason}). Unpack it again.") from error
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        """The items of the test loaders."""
+        return self.test_dataloader()

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from PIL.Image import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from datamodules.base import BaseDataModule
+from datamodules.feature_batches import BatchSampler, FeatureBatches, batch_loader
 from datamodules.feature_files import FeatureSplit, check_split
 from datamodules.feature_readers import read_arrays, read_folder, splits_from_arrays
 from datamodules.features import FeatureCache
+from datamodules.folds import check_fold, make_folds, warn_missing
 
 
 def holdout_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,79 +37,6 @@ def holdout_rows(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-class PairedDataset(Dataset[dict[str, Tensor]]):
-    """Rows of a :class:`FeatureSplit` as batches.
-
-    Args:
-        split: The features.
-        rows: Positions in the split that belong to the dataset; None = all.
-    """
-
-    def __init__(self, split: FeatureSplit, rows: np.ndarray | None = None) -> None:
-        self.split = split
-        self.rows = np.arange(len(split)) if rows is None else rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int | tuple[int, int]) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in self.__getitems__([position]).items()}
-
-    def __getitems__(self, positions: Sequence[int | tuple[int, int]]) -> dict[str, Tensor]:
-        """A collated batch: one indexing of each array instead of one for each item.
-
-        Args:
-            positions: Positions in the dataset, each alone (its first text) or with the number of its text.
-
-        Returns:
-            The batch.
-        """
-        pairs = [position if isinstance(position, tuple) else (position, 0) for position in positions]
-        chosen, texts = np.array(pairs, dtype=np.int64).T
-        rows = self.rows[chosen]
-        return {
-            "image": torch.from_numpy(self.split.image[rows].astype(np.float32)),
-            "text": torch.from_numpy(self.split.text[rows, texts].astype(np.float32)),
-            "labels": torch.from_numpy(self.split.labels[rows].astype(np.float32)),
-            "index": torch.from_numpy(rows.astype(np.int64)),
-        }
-
-
-class EpochSampler(DistributedSampler[Any]):
-    """Shuffled positions, each with a drawn text, from the seed and the epoch alone.
-
-    A resumed run so repeats the order that an undisturbed run would have had, whatever the state of the global
-    generator and the number of loader processes. It is a DistributedSampler, so Lightning tells it the epoch and does
-    not replace it; every process takes its share.
-
-    Args:
-        dataset: What to sample.
-        seed: Seed of the order and of the texts.
-    """
-
-    def __init__(self, dataset: PairedDataset, seed: int) -> None:
-        many = dist.is_available() and dist.is_initialized()
-        super().__init__(
-            dataset,
-            num_replicas=dist.get_world_size() if many else 1,
-            rank=dist.get_rank() if many else 0,
-            shuffle=True,
-            seed=seed,
-            drop_last=True,  # padding would repeat a pair, which a contrastive loss takes for a negative
-        )
-        self.texts = dataset.split.text.shape[1]
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        texts = torch.randint(self.texts, (len(self.dataset),), generator=generator).tolist()
-        order = super().__iter__()
-        return ((position, texts[position]) for position in order)
-
-
-def _already_collated(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch
-
-
 class PairedFeatures(BaseDataModule):
     """Image and text features of the same items, with labels for scoring.
 
@@ -123,7 +49,10 @@ class PairedFeatures(BaseDataModule):
         source: A feature file (.pkl folder, .mat, .npz, .h5; the README lists the keys), or a feature cache.
         val_fraction: Part of the training items held out for validation, in [0, 1); 0 = no validation, to train on
             everything once the settings are chosen.
-        split_seed: Seed of that cut, and of the splits of a file that has none.
+        num_folds: Cut the training items into that many folds with the same share of every label, and validate on one
+            instead of on ``val_fraction``; None = no folds.
+        fold: The fold that validates, from 0.
+        split_seed: Seed of either cut, and of the splits of a file that has none.
         query_size: Queries cut from a file without splits of its own; the rest is the database.
         train_size: Database items to train on, for such a file.
         batch_size: Pairs a step and process.
@@ -147,13 +76,18 @@ class PairedFeatures(BaseDataModule):
         num_workers: int = 0,
         pin_memory: bool = False,
         persistent_workers: bool = False,
+        num_folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, pin_memory, persistent_workers)
+        check_fold(num_folds, fold)
         self.source = source
         self.val_fraction = val_fraction
         self.split_seed = split_seed
         self.query_size = query_size
         self.train_size = train_size
+        self.num_folds = num_folds
+        self.fold = fold
         self.splits: dict[str, FeatureSplit] = {}
 
     @property
@@ -217,8 +151,16 @@ class PairedFeatures(BaseDataModule):
                 f"{self.source}: no query has a relevant item, because no label occurs in both query and database. "
                 "Check the label columns of the two splits."
             )
-        self.train_rows, self.val_rows = holdout_rows(len(splits["train"]), self.val_fraction, self.split_seed)
+        self.train_rows, self.val_rows = self._cut(splits["train"])
         self.splits = splits
+
+    def _cut(self, train: FeatureSplit) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows to validate on."""
+        if self.num_folds is None:
+            return holdout_rows(len(train), self.val_fraction, self.split_seed)
+        folds = make_folds(train.labels, self.num_folds, self.split_seed)
+        warn_missing(train.labels, folds, self.source.class_names if isinstance(self.source, FeatureCache) else None)
+        return np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
 
     def _read(self) -> dict[str, FeatureSplit]:
         if isinstance(self.source, FeatureCache):
@@ -231,35 +173,27 @@ class PairedFeatures(BaseDataModule):
         pool = {"query_size": self.query_size, "train_size": self.train_size, "seed": self.split_seed}
         return splits_from_arrays(arrays, str(path), **pool)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training pairs, full batches only: contrastive losses depend on the batch size."""
-        dataset = PairedDataset(self.splits["train"], self.train_rows)
-        sampler = EpochSampler(dataset, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")))
+    def _loader(self, name: str, rows: np.ndarray | None = None, **order: Any) -> DataLoader[Any]:
+        dataset = FeatureBatches(self.splits[name], rows)
+        sampler = BatchSampler(dataset, self.splits[name].text.shape[1], self.batch_size, **order)
         if self.trainer is not None:  # Lightning tells the epoch only after loader processes have their first indices
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=len(sampler) >= self.batch_size,  # one small batch is better than none
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=self.persistent_workers and self.num_workers > 0,
-            collate_fn=_already_collated,
-        )
+        return batch_loader(dataset, sampler, self.num_workers, self.pin_memory, self.persistent_workers)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training pairs, full batches only: contrastive losses depend on the batch size."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        return self._loader("train", self.train_rows, shuffle=True, drop_last=True, seed=seed)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Held-out training items as query, the other training items as database."""
         if not len(self.val_rows):
             return []
-        train = self.splits["train"]
-        parts = (PairedDataset(train, self.val_rows), PairedDataset(train, self.train_rows))
-        return [self.loader(part, collate_fn=_already_collated) for part in parts]
+        return [self._loader("train", rows) for rows in (self.val_rows, self.train_rows)]
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """Query and database."""
-        parts = (PairedDataset(self.splits["query"]), PairedDataset(self.splits["database"]))
-        return [self.loader(part, collate_fn=_already_collated) for part in parts]
+        return [self._loader(name) for name in ("query", "database")]
 
     def predict_dataloader(self) -> list[DataLoader[Any]]:
         """Query and database."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.base import BaseDataModule
+from datamodules.folds import check_fold, make_folds
 from datamodules.scenes.captions import GROUNDS, NOUNS, scene_captions
 from datamodules.scenes.render import Scene, render_scene
 from datamodules.scenes.sprites import CLASS_NAMES
@@ -63,14 +64,19 @@ class SceneDataset(Dataset[dict[str, Any]]):
 
 
 class Scenes(BaseDataModule):
-    """Fresh scenes for training, fixed ones for validation and test.
+    """Generated scenes, a fixed number for each of training, validation and test.
+
+    With ``num_folds`` the ``num_train`` training scenes are a pool that is cut into random folds: fold ``fold``
+    validates, the others train. The test scenes stay apart.
 
     Args:
-        num_train: Scenes of one epoch.
-        num_val: Scenes of the validation set.
+        num_train: Scenes of one epoch, or of the pool that is cut into folds.
+        num_val: Scenes of the validation set; not used with folds.
         num_test: Scenes of the test set.
         size: Side of a scene in pixels.
-        seed: Seed of the world.
+        seed: Seed of the world and of the folds.
+        num_folds: Number of folds; None = a validation set of its own.
+        fold: The fold that validates, from 0.
         **loader: Arguments of :class:`~datamodules.base.BaseDataModule`.
     """
 
@@ -81,11 +87,24 @@ class Scenes(BaseDataModule):
         num_test: int = 500,
         size: int = 96,
         seed: int = 0,
+        num_folds: int | None = None,
+        fold: int = 0,
         **loader: Any,
     ) -> None:
         super().__init__(**loader)
+        check_fold(num_folds, fold)
+        self.num_folds = num_folds
+        self.fold = fold
         lengths = {"train": num_train, "val": num_val, "test": num_test}
-        self.datasets = {split: SceneDataset(length, size, seed, split) for split, length in lengths.items()}
+        self.datasets: dict[str, Dataset[dict[str, Any]]] = {
+            split: SceneDataset(length, size, seed, split) for split, length in lengths.items()
+        }
+        if num_folds is not None:
+            # Random folds: labels to stratify by would mean to render every scene first.
+            folds = make_folds(np.zeros((num_train, 0)), num_folds, seed, stratified=False)
+            pool = self.datasets["train"]
+            for split, rows in (("train", folds != fold), ("val", folds == fold)):
+                self.datasets[split] = Subset(pool, np.flatnonzero(rows).tolist())
 
     @property
     def class_names(self) -> list[str]:

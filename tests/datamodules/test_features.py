@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_encoder import ToyEncoder
 
 from datamodules import feature_store, features
 from datamodules.coco import COCO
@@ -19,40 +20,6 @@ from datamodules.features import FeatureCache
 from datamodules.flickr import FlickrCaptions
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-class ToyEncoder:
-    """Two fixed projections; every call is counted."""
-
-    def __init__(self, seed: int = 0, dim: int = 6, log: str | None = None, pause: float = 0.0) -> None:
-        self.name = "Toy/Encoder"
-        self.embed_dim = dim
-        self.preprocessing = "16x12 floats"
-        self.weights = torch.randn(3 * 12 * 16, dim, generator=torch.Generator().manual_seed(seed))
-        self.images = 0
-        self.log, self.pause = log, pause
-
-    def fingerprint(self) -> str:
-        return feature_store.content_hash(self.weights.tolist())
-
-    def preprocess(self, image):
-        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-
-    def encode_image(self, images):
-        self.images += len(images)
-        if self.log:
-            with open(self.log, "a") as file:
-                file.write(f"{len(images)}\n")
-        time.sleep(self.pause)
-        return images.flatten(1) @ self.weights
-
-    def encode_text(self, texts):
-        rows = [[(hash_text(t) >> shift) % 97 / 10 for shift in range(self.embed_dim)] for t in texts]
-        return torch.tensor(rows).reshape(len(texts), self.embed_dim)
-
-
-def hash_text(text: str) -> int:
-    return int.from_bytes(text.encode()[-8:], "big")
 
 
 @pytest.fixture
@@ -109,7 +76,7 @@ def test_second_open_encodes_nothing(make_data, tmp_path):
     assert manifest["identity"]["dtype"] == "float16"
     assert set(manifest["files"]) == {"image.npy", "text.npy", "labels.npy", "ids.json"}
     assert cache.path.parent == tmp_path / "cache"
-    assert [p.name for p in cache.path.parent.iterdir()] == [cache.path.name]  # no leftovers
+    assert {p.name for p in cache.path.parent.iterdir()} == {cache.path.name, f"{cache.path.name}.lock"}  # no leftovers
 
 
 def test_making_the_cache_does_not_move_the_random_numbers_of_the_run(make_data, tmp_path):
@@ -263,21 +230,18 @@ def test_captions_without_labels(tmp_path, write_image):
 
 
 SCRIPT = """
-import sys, importlib.util
+import sys
 import torch
 torch.set_num_threads(1)
-sys.path.insert(0, {repository!r})
-spec = importlib.util.spec_from_file_location("toy", {file!r})
-toy = importlib.util.module_from_spec(spec)
-sys.modules["toy"] = toy
-spec.loader.exec_module(toy)
-from datamodules import features
+sys.path[:0] = [{repository!r}, {repository!r} + "/tests/support"]
+from toy_encoder import ToyEncoder
+from datamodules import COCO, features
 features.CHUNK_ITEMS = 4
 rank, world, port, pause = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 if world > 1:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=world)
-data = toy.COCO({root!r}, 4, 5, split_dir={splits!r}, batch_size=3)
-encoder = toy.ToyEncoder(log={log!r} + str(rank), pause=pause)
+data = COCO({root!r}, 4, 5, split_dir={splits!r}, batch_size=3)
+encoder = ToyEncoder(log={log!r} + str(rank), pause=pause)
 cache = features.FeatureCache(data, encoder, {cache!r})
 print(cache.open("train").image.shape, cache.path, flush=True)
 """
@@ -286,7 +250,7 @@ print(cache.open("train").image.shape, cache.path, flush=True)
 def start(tmp_path, data, cache, rank=0, world=1, port="0", pause=0.0):
     log = str(tmp_path / "log")
     code = SCRIPT.format(
-        repository=str(REPOSITORY), file=__file__, root=str(data.root), splits=str(data.split_dir), log=log, cache=cache
+        repository=str(REPOSITORY), root=str(data.root), splits=str(data.split_dir), log=log, cache=cache
     )
     command = [sys.executable, "-c", code, str(rank), str(world), port, str(pause)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

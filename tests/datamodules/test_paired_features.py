@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.feature_batches import BatchSampler, FeatureBatches
 from datamodules.feature_files import FeatureSplit
-from datamodules.paired_features import EpochSampler, PairedDataset, PairedFeatures
+from datamodules.paired_features import PairedFeatures
 
 SIZES = {"train": 30, "query": 8, "database": 40}
 
@@ -168,27 +169,29 @@ def three_texts(count=6):
 
 
 def test_training_draws_a_text_each_epoch_and_scoring_takes_the_first():
-    dataset = PairedDataset(three_texts())
-    sampler = EpochSampler(dataset, seed=0)
+    dataset = FeatureBatches(three_texts())
+    sampler = BatchSampler(dataset, texts=3, batch_size=4, shuffle=True)
     drawn = {}
     for epoch in range(40):
         sampler.set_epoch(epoch)
-        for position, text in sampler:
-            assert dataset[position, text]["text"][0] == 6 * position + 2 * text
-            drawn.setdefault(position, set()).add(text)
+        for positions, texts in sampler:
+            assert dataset[positions, texts]["text"][:, 0].tolist() == (6 * positions + 2 * texts).tolist()
+            for position, text in zip(positions.tolist(), texts.tolist(), strict=True):
+                drawn.setdefault(position, set()).add(text)
     assert drawn == {position: {0, 1, 2} for position in range(6)}
-    assert [dataset[position]["text"][0].item() for position in range(6)] == [6.0 * i for i in range(6)]
+    batches = [dataset[picked] for picked in BatchSampler(dataset, texts=3, batch_size=4)]
+    assert [value for batch in batches for value in batch["text"][:, 0].tolist()] == [6.0 * i for i in range(6)]
 
 
 def test_order_and_texts_follow_from_seed_and_epoch():
     def order(seed, epoch):
-        sampler = EpochSampler(PairedDataset(three_texts()), seed)
+        sampler = BatchSampler(three_texts(), texts=3, batch_size=6, shuffle=True, seed=seed)
         sampler.set_epoch(epoch)
         torch.rand(epoch + 1)  # the global generator has no say
-        return list(sampler)
+        return tuple(map(tuple, next(iter(sampler))))
 
     assert order(0, 3) == order(0, 3)
-    assert len({tuple(order(seed, epoch)) for seed in (0, 7) for epoch in range(3)}) == 6
+    assert len({order(seed, epoch) for seed in (0, 7) for epoch in range(3)}) == 6
 
 
 class Exploit:
@@ -278,3 +281,26 @@ def test_without_validation_every_training_item_trains(tmp_path, parts):
     data = opened(write_pickles(tmp_path, parts), val_fraction=0.0)
     assert len(data.train_rows) == 30
     assert data.val_dataloader() == []
+
+
+def test_folds_of_the_training_items_validate_instead_of_a_fraction(tmp_path, parts):
+    from datamodules.folds import make_folds
+
+    source = write_source("npz", tmp_path, parts)
+    folds = make_folds(parts["train"]["labels"], 3, seed=5)
+    for fold in range(3):
+        data = opened(source, num_folds=3, fold=fold, split_seed=5)
+        assert data.val_rows.tolist() == np.flatnonzero(folds == fold).tolist()
+        assert data.train_rows.tolist() == np.flatnonzero(folds != fold).tolist()
+        query, database = data.val_dataloader()
+        assert [int(i) for batch in query for i in batch["index"]] == data.val_rows.tolist()
+        assert [int(i) for batch in database for i in batch["index"]] == data.train_rows.tolist()
+    counts = np.stack([parts["train"]["labels"][folds == k].sum(axis=0) for k in range(3)])
+    assert (np.ptp(counts, axis=0) <= 2).all()
+    for arguments, message in (
+        ({"num_folds": 1}, "at least 2"),
+        ({"num_folds": 3, "fold": 3}, "fold is 3; with num_folds 3 it must be 0 to 2"),
+        ({"num_folds": 31}, "num_folds is 31; with 30 items"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            opened(source, **arguments)

@@ -148,3 +148,26 @@ def test_mirflickr_layout_is_read_by_the_ordinary_reader(tmp_path):
     names = np.array(data.class_names)[item["labels"].numpy() > 0]
     assert set(names) == held
     assert Image.open(root / f"im{number}.jpg").size == (32, 32)
+
+
+def test_folds_cut_a_fixed_pool_of_scenes():
+    held = []
+    for fold in range(3):
+        data = Scenes(num_train=12, num_test=4, batch_size=2, size=32, num_folds=3, fold=fold)
+        train, val = (
+            [int(i) for b in loader for i in b["index"]] for loader in (data.train_dataloader(), data.val_dataloader())
+        )
+        assert sorted(train + val) == list(range(12))
+        assert len(val) == 4
+        held += val
+        pool = SceneDataset(12, size=32)
+        assert np.array_equal(data.datasets["val"][0]["image"], pool[val[0]]["image"])
+        assert len(data.datasets["test"]) == 4
+    assert sorted(held) == list(range(12))
+    for arguments, message in (
+        ({"num_folds": 1}, "at least 2"),
+        ({"num_folds": 3, "fold": 3}, "fold is 3; with num_folds 3 it must be 0 to 2"),
+        ({"num_folds": 13}, "with 12 items it must be at least 2 and at most 12"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Scenes(num_train=12, size=32, **arguments)
