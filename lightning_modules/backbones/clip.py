@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from lightning_modules.backbones.blocks import open_clip_image_parts, open_clip_text_parts
 from lightning_modules.backbones.encoder import FrozenEncoder, Precision, Towers
 from lightning_modules.backbones.weights import is_weight_file, nearest, quick_hub, tensor_shapes
 
@@ -31,6 +32,8 @@ def open_clip_towers(model: nn.Module, tokenizer: Any) -> Towers:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     cfg = get_model_preprocess_cfg(model)
+    image_blocks, image_head = open_clip_image_parts(model.visual)
+    text_blocks, text_head = open_clip_text_parts(model)
     text = {"tokenizer": type(tokenizer).__name__, "context": getattr(tokenizer, "context_length", None)}
     return Towers(
         model=model,
@@ -39,6 +42,10 @@ def open_clip_towers(model: nn.Module, tokenizer: Any) -> Towers:
         tokenize=tokenizer,
         transform=image_transform_v2(PreprocessCfg(**cfg), is_train=False),
         preprocessing=json.dumps({**cfg, **text}, sort_keys=True),
+        image_blocks=image_blocks,
+        text_blocks=text_blocks,
+        image_head=image_head,
+        text_head=text_head,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,10 @@ class Towers:
         tokenize: B strings to ``(B, L)`` token ids.
         transform: PIL image to ``(3, H, W)`` pixels.
         preprocessing: Both of these in words; whatever changes embeddings must change this string.
+        image_blocks: The transformer blocks of the image tower, first to last; empty where it is no such stack.
+        text_blocks: Those of the text tower.
+        image_head: What follows the last block of the image tower: norm, pooling, projection.
+        text_head: What follows it in the text tower.
     """
 
     model: nn.Module
@@ -75,6 +79,48 @@ class Towers:
     tokenize: Callable[[list[str]], Tensor]
     transform: Callable[[Image.Image], Tensor]
     preprocessing: str
+    image_blocks: Sequence[nn.Module] = ()
+    text_blocks: Sequence[nn.Module] = ()
+    image_head: Sequence[nn.Module | nn.Parameter] = ()
+    text_head: Sequence[nn.Module | nn.Parameter] = ()
+
+
+def unfreeze_blocks(towers: Towers, count: int) -> list[nn.Parameter]:
+    """Make the end of both towers trainable, everything before it frozen.
+
+    Args:
+        towers: A loaded model; ``requires_grad`` of all its parameters is set.
+        count: Transformer blocks of each tower, from the last; what follows the blocks is trained with them.
+
+    Returns:
+        The trainable parameters, each once, image tower first.
+
+    Raises:
+        ValueError: ``count`` is below 1 or above the number of blocks of a tower, or a tower has no such blocks.
+    """
+    stacks = {
+        "image": (towers.image_blocks, towers.image_head),
+        "text": (towers.text_blocks, towers.text_head),
+    }
+    for name, (blocks, _) in stacks.items():
+        if not blocks:
+            raise ValueError(
+                f"The {name} tower of this encoder is no stack of transformer blocks that can be trained in part. "
+                "Leave it frozen, or use a ViT."
+            )
+        if not 1 <= count <= len(blocks):
+            raise ValueError(
+                f"{count} blocks of each tower should be trained, but the {name} tower has {len(blocks)}. Take 1 to "
+                f"{min(len(towers.image_blocks), len(towers.text_blocks))}."
+            )
+    towers.model.requires_grad_(False)
+    found: dict[nn.Parameter, None] = {}  # a dict keeps the order, and each parameter once
+    for blocks, head in stacks.values():
+        for part in (*blocks[len(blocks) - count :], *head):
+            found.update(dict.fromkeys([part] if isinstance(part, nn.Parameter) else part.parameters()))
+    for parameter in found:
+        parameter.requires_grad_(True)
+    return list(found)
 
 
 class FrozenEncoder(ABC):
@@ -164,9 +210,8 @@ class FrozenEncoder(ABC):
         Raises:
             ValueError: ``images`` is not a batch of 3-channel images.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images have shape {tuple(images.shape)}; (B, 3, H, W) is needed, from preprocess().")
-        return self._run(self.towers.image, images)
+        with torch.no_grad():
+            return self.embed_images(images)
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """Text embeddings.
@@ -177,17 +222,33 @@ class FrozenEncoder(ABC):
         Returns:
             Float32 embeddings ``(B, D)`` on the encoder's device, not normalised.
         """
+        with torch.no_grad():
+            return self.embed_texts(texts)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """``encode_image`` with gradients, for towers that :func:`unfreeze_blocks` made trainable in part.
+
+        The encoder's own precision holds, whatever autocast stands around the call.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images have shape {tuple(images.shape)}; (B, 3, H, W) is needed, from preprocess().")
+        return self._run(self.towers.image, images)
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """``encode_text`` with gradients; see ``embed_images``."""
         towers = self.towers
         tokens = towers.tokenize(list(texts)) if texts else torch.zeros(0, 1, dtype=torch.long)
         return self._run(towers.text, tokens)
 
     def _run(self, tower: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """``tower(batch)`` without gradients, under the chosen autocast."""
-        device, dtype = self.device, AUTOCAST[self.precision]
+        """``tower(batch)`` under the chosen autocast, where the weights are: a trainer may have moved them."""
+        weights, dtype = next(self.towers.model.parameters()), AUTOCAST[self.precision]
+        device = weights.device
         if not len(batch):
             return torch.zeros(0, self.embed_dim, device=device)
-        with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            return tower(batch.to(device, non_blocking=True)).float()
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            batch = batch.to(device, weights.dtype if batch.is_floating_point() else None, non_blocking=True)
+            return tower(batch).float()
 
     def __getstate__(self) -> dict[str, Any]:
         # Loader workers that are spawned need `preprocess` only; the weights stay at home.

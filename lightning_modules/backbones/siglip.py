@@ -86,6 +86,7 @@ class Siglip2(FrozenEncoder):
                 "input_ids"
             ]
 
+        vision, text = model.vision_model, model.text_model
         settings = {k: v for k, v in processor.to_dict().items() if isinstance(v, (int, float, str, list, dict))}
         return Towers(
             model=model,
@@ -94,6 +95,12 @@ class Siglip2(FrozenEncoder):
             tokenize=tokenize,
             transform=_Transform(processor),
             preprocessing=json.dumps({**settings, "text": f"lower, {length} tokens"}, sort_keys=True, default=str),
+            image_blocks=tuple(vision.encoder.layers),
+            text_blocks=tuple(text.encoder.layers),
+            image_head=tuple(
+                part for part in (vision.post_layernorm, getattr(vision, "head", None)) if part is not None
+            ),
+            text_head=(text.final_layer_norm, text.head),
         )
 
     def _read(self) -> tuple[Any, Any, Any]:
