@@ -3,6 +3,8 @@
 from callbacks.compile_networks import CompileNetworks
 from callbacks.loggers import RunCSVLogger
 from callbacks.media import RetrievalPanel
+from callbacks.multilabel_predictions import MultilabelPredictions
+from callbacks.multilabel_writer import MultilabelWriter
 from callbacks.prediction_writer import CodeWriter
 from callbacks.progressive_scale import ProgressiveScale
 from callbacks.report import Report
@@ -11,6 +13,8 @@ from callbacks.results import Results
 __all__ = [
     "CodeWriter",
     "CompileNetworks",
+    "MultilabelPredictions",
+    "MultilabelWriter",
     "ProgressiveScale",
     "Report",
     "Results",

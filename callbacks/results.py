@@ -23,8 +23,10 @@ class Results(Callback):
     place, so a run that fails leaves the earlier file as it was.
 
     A module may offer ``result_notes() -> dict`` to say what its figures mean. Understood are ``convention`` (text),
-    ``n_<kind>`` (numbers of items) and ``random_<metric>`` (floors, for every metric whose name ends in ``<metric>``);
-    a metric ``<stage>/random_<metric>`` that was logged is such a floor too. Everything is copied into the file.
+    ``n_<kind>`` (numbers of items), ``headline`` (the ends of the names that the printed table shows; the file has all)
+    and ``random_<metric>`` (floors, for every metric whose name ends in ``<metric>``); a metric
+    ``<part>/random_<metric>`` that was logged is such a floor too, first of all for its own part. Everything is copied
+    into the file.
 
     Args:
         path: Where to write; None = ``results.json`` in the folder of the run.
@@ -121,14 +123,16 @@ def floors(metrics: dict[str, float], notes: dict[str, Any]) -> dict[str, float]
     Example:
         >>> floors({"test/i2t_map": 0.5, "test/random_map": 0.1}, {})
         {'test/i2t_map': 0.1}
+        >>> floors({"test/map": 0.5, "test/random_map": 0.1, "fold/map": 0.6, "fold/random_map": 0.2}, {})
+        {'test/map': 0.1, 'fold/map': 0.2}
     """
-    known = {name.rpartition("/")[2]: value for name, value in {**notes, **metrics}.items() if _is_floor(name)}
+    known = {name.rpartition("/")[::2]: value for name, value in {**notes, **metrics}.items() if _is_floor(name)}
     found = {}
     for name in metrics:
-        base = name.rpartition("/")[2]
-        ends = [key for key in known if base == key[7:] or base.endswith("_" + key[7:])]
+        part, _, base = name.rpartition("/")
+        ends = [key for key in known if base == key[1][7:] or base.endswith("_" + key[1][7:])]
         if ends and not _is_floor(name):
-            found[name] = float(known[max(ends, key=len)])
+            found[name] = float(known[max(ends, key=lambda key: (key[0] == part, len(key[1])))])
     return found
 
 
@@ -200,8 +204,9 @@ def print_table(block: dict[str, Any], path: Path) -> None:
     for name in ["value", *(["interval"] if bounds else []), "floor"]:
         table.add_column(name, justify="right")
     inside = {f"{name}{end}" for name in bounds for end in ("_low", "_high")}
+    shown = tuple(block["notes"].get("headline", ("",)))
     for name, value in metrics.items():
-        if not _is_floor(name) and name not in inside:
+        if not _is_floor(name) and name not in inside and name.endswith(shown):
             low_high = [bounds[name]] if name in bounds else [""] if bounds else []
             table.add_row(name, f"{value:.4f}", *low_high, f"{found[name]:.4f}" if name in found else "")
     console = Console()

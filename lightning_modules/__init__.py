@@ -2,5 +2,6 @@
 
 from lightning_modules.contrastive.module import ContrastivePretraining
 from lightning_modules.hashing.module import CrossModalHashing
+from lightning_modules.multilabel.module import MultilabelHashing
 
-__all__ = ["ContrastivePretraining", "CrossModalHashing"]
+__all__ = ["ContrastivePretraining", "CrossModalHashing", "MultilabelHashing"]

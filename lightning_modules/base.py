@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -18,6 +20,7 @@ class BaseModule(LightningModule, ABC):
     """
 
     ignored_hparams: ClassVar[Sequence[str]] = ()
+    checkpoint: str | None = None  # what will be loaded into the networks once they are built
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +37,39 @@ class BaseModule(LightningModule, ABC):
 
     def configure_metrics(self) -> None:
         """Build the metrics."""
+
+    def take_from_data(self, *names: str) -> None:
+        """Fill arguments that were left None with what the DataModule knows, else the checkpoint that is to be loaded.
+
+        So a checkpoint holds them.
+
+        Args:
+            names: Arguments that are attributes of the DataModule too, such as ``image_dim``.
+
+        Raises:
+            ValueError: Neither side knows one, or they differ.
+        """
+        data, me = getattr(self.trainer, "datamodule", None), type(self).__name__
+        known = {name: getattr(data, name, None) for name in names}
+        if None in known.values() and self.checkpoint:  # data that is only predicted on
+            stored = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            known |= {name: stored["hyper_parameters"].get(name) for name in names if known[name] is None}
+        for name in names:
+            given, found = self.hparams[name], known[name]
+            if given is None and found is None:
+                raise ValueError(
+                    f"{me}: {name} is not set and the data has none. Use a datamodule with {name}, set "
+                    f"model.init_args.{name}, or, to predict, name a checkpoint (--ckpt_path best)."
+                )
+            if None not in (given, found) and given != found:
+                raise ValueError(f"{me}: {name} is {given}, but the data has {found}.")
+            self.hparams[name] = found if given is None else given
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw an epoch's dropout from the seed and the epoch alone, so that a resumed run repeats it."""
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        if batch_idx == 0 and seed is not None:
+            torch.manual_seed(int(seed) + 100_003 * self.current_epoch + self.global_rank)
 
     def gathered(self, x: Tensor) -> Tensor:
         """Rows of all processes with their gradients, so that several processes see one large batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 import torch
@@ -80,17 +79,7 @@ class CrossModalHashing(BaseModule):
         """Build the networks for the datamodule's features, before a checkpoint is loaded into them."""
         if hasattr(self, "image_head") and self._trainer is None:
             return  # load_from_checkpoint: the checkpoint knows the widths
-        data = getattr(self.trainer, "datamodule", None)
-        for name in ("image_dim", "text_dim"):
-            given, found = self.hparams[name], getattr(data, name, None)
-            if given is None and found is None:
-                raise ValueError(
-                    f"CrossModalHashing: {name} is not set and the data has none. Use a datamodule with {name}, such "
-                    f"as PairedFeatures, or set model.init_args.{name}."
-                )
-            if None not in (given, found) and given != found:
-                raise ValueError(f"CrossModalHashing: {name} is {given}, but the features have width {found}.")
-            self.hparams[name] = found if given is None else given  # so that a checkpoint can be loaded without data
+        self.take_from_data("image_dim", "text_dim")
         if not hasattr(self, "image_head"):
             self._build_networks()
 
@@ -128,12 +117,6 @@ class CrossModalHashing(BaseModule):
             return across / 2 + (within_image + within_text) / 4
         loss = nt_xent_loss if self.hparams["loss"] == "nt_xent" else balanced_contrastive_loss
         return loss(image, text, self.hparams["temperature"])
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Draw an epoch's dropout from the seed and the epoch alone, so that a resumed run repeats it."""
-        seed = os.environ.get("PL_GLOBAL_SEED")
-        if batch_idx == 0 and seed is not None:
-            torch.manual_seed(int(seed) + 100_003 * self.current_epoch + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses."""

@@ -71,7 +71,7 @@ def test_each_dataset_config_is_understood_with_each_method(dataset, method, run
     [
         (["--data.init_args.source", "nowhere.mat"], "nowhere.mat: no such feature file"),
         (["--model.init_args.bits", "0"], "bits is 0"),
-        (["--model.init_args.image_dim", "9"], "image_dim is 9, but the features have width 6"),
+        (["--model.init_args.image_dim", "9"], "image_dim is 9, but the data has 6"),
     ],
 )
 def test_mistakes_end_with_code_2_and_leave_results(arguments, message, source, run_cli, capsys):

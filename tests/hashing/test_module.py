@@ -231,7 +231,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_widths_that_do_not_fit_the_data_are_named(source):
-    with pytest.raises(ValueError, match="image_dim is 9, but the features have width 8"):
+    with pytest.raises(ValueError, match="image_dim is 9, but the data has 8"):
         make_trainer().fit(make_module(image_dim=9), datamodule=make_data(source))
     data = make_data(source)
     data.setup("fit")

@@ -1,0 +1,1 @@
+"""Tests; a package, because other distributions install a ``tests`` of their own that would be found instead."""
