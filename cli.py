@@ -2,7 +2,8 @@
 
 Everything of a run goes into one folder, ``trainer.default_root_dir``: the configuration, metrics.csv, checkpoints,
 results.json and the W&B files. ``fit --ckpt_path last`` starts or resumes; ``test --ckpt_path best`` works in a
-process of its own.
+process of its own. ``crossval`` and ``ablate`` start many runs, each such a process in a folder below; ``report`` reads
+what they left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's
 # other where the machine is shared (one run each beside other work: 471 s of quickstart so, 110 s with this).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,7 +32,8 @@ import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.checkpoints import FreshCheckpoints, find_checkpoint
 from callbacks.compile_networks import CompileNetworks
-from callbacks.loggers import RunCSVLogger, fall_back_to_offline, offline_run_folder
+from callbacks.experiments.trainer import EXPERIMENTS, SuiteTrainer
+from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline
 from callbacks.results import Results
 from datamodules.base import BaseDataModule
 from lightning_modules.base import BaseModule
@@ -41,10 +45,6 @@ class ParseFailure(Exception):
 
 class UserError(Exception):
     """A mistake of the user, with a message that is ready to print."""
-
-
-class SuiteTrainer(Trainer):
-    """The Trainer of the suite; a method named in ``SuiteCLI.subcommands`` becomes a command."""
 
 
 class SuiteParser(LightningArgumentParser):
@@ -106,6 +106,20 @@ class SuiteCLI(LightningCLI):
             args=args,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands that set a model and data, and which of their arguments are no options."""
+        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in EXPERIMENTS}}
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Add ``report`` to Lightning's kind of commands, as it knows neither model nor data."""
+        super()._add_subcommands(parser, **kwargs)
+        description = "Write report.html, report.md and report.tex from the result files in a folder."
+        report = self.parser_class(description=description)
+        report.add_argument("--dir", type=str, required=True, help="Folder of a crossval, an ablate or a single run.")
+        self._subcommand_parsers["report"] = report
+        parser._subcommands_action.add_subcommand("report", report, help=description)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of the suite beside those of trainer, model and data."""
         parser.add_argument("--compile", type=bool, default=False, help="Compile the networks with torch.compile.")
@@ -120,9 +134,13 @@ class SuiteCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         """Parse, and explain what could not be parsed."""
-        tokens = sys.argv[1:] if args is None else [str(token) for token in args]
+        self.tokens = sys.argv[1:] if args is None else [str(token) for token in args]
+        self.config = self.parsed(parser, self.tokens)
+
+    def parsed(self, parser: LightningArgumentParser, tokens: list[str]) -> Namespace:
+        """What the parser makes of the command line ``tokens``."""
         try:
-            self.config = parser.parse_args(tokens)
+            return parser.parse_args(tokens)
         except ParseFailure as failure:
             from lightning_modules.messages.parsing import explain_parse_failure
 
@@ -135,7 +153,18 @@ class SuiteCLI(LightningCLI):
         belong to the model fails when its weights are loaded.
         """
 
-    def before_instantiate_classes(self) -> None:
+    def _set_seed(self) -> None:
+        """Seed what trains; the runs of an experiment seed themselves."""
+        if self.subcommand in LightningCLI.subcommands():
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; each run of an experiment does so in its own process, a report needs none."""
+        if self.subcommand in LightningCLI.subcommands():
+            self._settle_wandb()
+            super().instantiate_classes()
+
+    def _settle_wandb(self) -> None:
         """Put W&B into the folder of the run, and offline when it cannot send."""
         trainer = self.config[self.subcommand].trainer
         given = trainer.get("logger")
@@ -182,15 +211,50 @@ class SuiteCLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         if subcommand != "fit" and kwargs.get("ckpt_path") in ("best", "last"):
             kwargs["ckpt_path"] = find_checkpoint(self.trainer, kwargs["ckpt_path"])
+        self.model.checkpoint = kwargs.get("ckpt_path") if subcommand != "fit" else None
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; say in the end how an offline W&B run is sent, even when the command failed."""
+        if subcommand not in LightningCLI.subcommands():
+            return self._run_without_model(subcommand)
+        failed = True
         try:
             super()._run_subcommand(subcommand)
+            failed = False
         finally:
-            for folder in filter(None, map(offline_run_folder, self.trainer.loggers)):
+            for folder in filter(None, [end_wandb_run(logger, failed) for logger in self.trainer.loggers]):
                 print(f"W&B run kept on this machine; to send it: wandb sync {folder}")
+
+    def _run_without_model(self, subcommand: str) -> None:
+        from callbacks.experiments import commands
+        from lightning_modules.messages.settings import Mistake, load_config
+
+        if subcommand == "report":
+            return commands.report(self.config.report.dir)
+        given = {name: self.config[subcommand][name] for name in self._subcommand_method_arguments[subcommand]}
+        program = [sys.executable, str(Path(__file__).resolve())]
+        try:
+            commands.run(subcommand, program, given, self._fit_config, load_config)
+        except Mistake as mistake:
+            raise UserError(str(mistake)) from mistake
+
+    def _fit_config(self, more: Sequence[str] = (), source: str = "") -> dict[str, Any]:
+        """The configuration of ``fit`` that the command line of an experiment describes.
+
+        Args:
+            more: Further options, put after those of the command line.
+            source: The file that they stem from, for messages.
+        """
+        try:
+            config = self.parsed(self.parser, [*self.tokens, *more])[self.subcommand].clone()
+        except UserError as error:
+            text = str(error)
+            raise UserError(text.replace("on the command line", f"in {source}") if source else text) from None
+        for name in ("config", *self._subcommand_method_arguments[str(self.subcommand)]):
+            config.pop(name, None)
+        parser = self._subcommand_parsers["fit"]
+        return yaml.safe_load(parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml"))
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:
@@ -210,6 +274,8 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning and torch
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists")  # a run resumes in its own folder
+    warnings.filterwarnings("ignore", message=".*Couldn't infer the batch indices")  # predictions carry their index
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")  # towers are meant to be
     try:
         SuiteCLI(args)
     except Exception as error:

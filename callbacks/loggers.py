@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -122,20 +122,22 @@ def fall_back_to_offline() -> str | None:
     return reason
 
 
-def offline_run_folder(logger: object) -> Path | None:
-    """The folder to hand to ``wandb sync``.
+def end_wandb_run(logger: object, failed: bool) -> Path | None:
+    """End the W&B run of a logger, so that the next command of this process starts its own instead of joining it.
 
     Args:
         logger: Any logger.
+        failed: Whether the run is to be marked as failed.
 
     Returns:
-        The folder of an offline W&B run; None for other loggers and for runs that were sent.
+        The folder to hand to ``wandb sync``; None for other loggers and for runs that were sent.
     """
-    run = getattr(logger, "_experiment", None)  # not .experiment, which would start a run
+    run: Any = getattr(logger, "_experiment", None)  # not .experiment, which would start a run; a dummy on other ranks
     if type(run).__module__.split(".")[0] != "wandb":
         return None
     settings = getattr(run, "settings", None)
     folder = Path(str(getattr(run, "dir", ""))).parent
+    run.finish(exit_code=int(failed))
     offline = getattr(settings, "mode", "") in ("offline", "dryrun") or folder.name.startswith("offline-run-")
     return folder if offline and folder.is_dir() else None
 

@@ -18,8 +18,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-PARTS = ("trainer", "logger", "sweep")  # folders that hold no complete experiment
-RECIPES = sorted(f for f in CONFIGS.rglob("*.yaml") if f.relative_to(CONFIGS).parts[0] not in PARTS)
+PARTS = ("trainer", "logger", "sweep", "grids")  # folders that hold no complete experiment
+RECIPES = sorted(f for f in CONFIGS.rglob("*.yaml") if not {*PARTS} & {*f.relative_to(CONFIGS).parts})
 EXPERIMENTS = [file for file in RECIPES if "class_path" in yaml.safe_load(file.read_text()).get("data", {})]
 VARIANTS = [file for file in RECIPES if file not in EXPERIMENTS]  # put after an experiment of the folder above
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
@@ -212,6 +212,9 @@ def test_wandb_keeps_an_offline_run_and_says_how_to_send_it(run_cli, toy_config,
     assert config["trainer"]["logger"]["init_args"]["tags"] == ["a", "b"]
     assert config["model"]["class_path"] == "toy_run.ToyModule"
     assert (tmp_path / "runs/toy/metrics.csv").is_file()  # beside W&B, not instead
+    run_cli("test", "-c", toy_config, "-c", CONFIGS / "logger/wandb.yaml", "--ckpt_path", "best")
+    (other,) = set((tmp_path / "runs/toy/wandb").glob("offline-run-*")) - {run}  # a run of its own, in this process too
+    assert f"wandb sync {other.relative_to(tmp_path)}" in capsys.readouterr().out
 
 
 # What is said when something is wrong

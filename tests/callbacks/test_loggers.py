@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.loggers import RunCSVLogger, fall_back_to_offline, offline_run_folder, wandb_problem
+from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline, wandb_problem
 
 
 def rows(folder: Path, name: str = "metrics.csv") -> list[dict[str, str]]:
@@ -81,4 +81,4 @@ def test_a_chosen_mode_is_left_alone(no_key, monkeypatch) -> None:
 
 
 def test_other_loggers_have_no_offline_folder(tmp_path) -> None:
-    assert offline_run_folder(RunCSVLogger(str(tmp_path))) is None
+    assert end_wandb_run(RunCSVLogger(str(tmp_path)), False) is None

@@ -1,0 +1,1 @@
+"""The report of an experiment, made from its result files alone."""

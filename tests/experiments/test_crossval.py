@@ -1,0 +1,263 @@
+"""The crossval command: which folds run, what it refuses, and that its figures are those of the folds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+import scipy.stats
+import yaml
+
+from callbacks.experiments import jobs, runs
+from callbacks.experiments.runs import Plan, Run, alone_in, command, read_state
+from callbacks.experiments.summary import statistics
+from callbacks.experiments.wandb_runs import log_summary, named_logger
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURE = "fold/soft_map_macro"  # 0.5 + 0.1 fold^2 + 0.01 seed + 0.001 width in the toy
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "runs/toy/crossval.json").read_text())
+
+
+def test_every_fold_runs_once_and_the_figures_are_right(run_cli, fold_config, started, tmp_path, capsys) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    assert started == ["fold 0", "fold 1", "fold 2"]
+    found = summary(tmp_path)
+    values = np.array([0.514, 0.614, 0.914])
+    entry = found["metrics"][FIGURE]
+    assert [entry["values"][str(fold)] for fold in range(3)] == pytest.approx(values, abs=1e-6)
+    assert entry["mean"] == pytest.approx(values.mean(), abs=1e-6)
+    assert entry["sd"] == pytest.approx(values.std(ddof=1), abs=1e-6)
+    wanted = scipy.stats.t.interval(0.95, 2, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert (entry["low"], entry["high"]) == pytest.approx(wanted, abs=1e-6)
+    assert entry["n"] == 3
+    assert entry["floor"] == pytest.approx(0.2)  # the mean of 0.1, 0.2, 0.3
+    assert (found["notes"]["n_fold"], found["notes"]["folds_sha256"]) == (9.0, "abc")  # a mean; what all share
+    assert found["convention"] == "toy"
+    assert {entry["status"] for entry in found["folds"].values()} == {"done"}
+    assert (found["kind"], found["name"], found["num_folds"]) == ("crossval", "toy", 3)
+    shown = capsys.readouterr().out
+    assert "0.6807" in shown
+    assert "convention: toy" in shown
+    assert "3 of 3 folds" in shown
+    saved = yaml.safe_load((tmp_path / "runs/toy/crossval.yaml").read_text())
+    assert saved["data"]["init_args"]["num_folds"] == 3
+    assert "folds" not in saved  # it is a configuration of fit
+
+
+def test_only_missing_folds_run(run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3", "--folds", "[1]")
+    assert started == ["fold 1"]
+    states = {fold: entry["status"] for fold, entry in summary(tmp_path)["folds"].items()}
+    assert states == {"0": "missing", "1": "done", "2": "missing"}
+    assert summary(tmp_path)["metrics"][FIGURE]["sd"] is None
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    assert started == ["fold 1", "fold 0", "fold 2"]
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    assert len(started) == 3
+
+
+def test_failing_and_dying_folds_are_named_and_the_rest_goes_on(fails, run_cli, fold_config, started, tmp_path) -> None:
+    (tmp_path / "fail_0").touch()
+    (tmp_path / "die_fold_1").touch()
+    (tmp_path / "fail_1").touch()
+    shown = fails(1, "crossval", "-c", fold_config, "--num_folds", "3")
+    assert started == ["fold 0", "fold 1", "fold 2"]
+    assert "fold 0 failed: exit code 1: error: RuntimeError: the fold broke." in shown
+    assert "log: runs/toy/fold_0/log.txt" in shown
+    assert "fold 1 failed: killed by SIGKILL (out of memory?)" in shown
+    assert "1 of 3 folds" in shown
+    assert "the fold broke" in summary(tmp_path)["folds"]["0"]["error"]
+    assert "the fold broke" in (tmp_path / "runs/toy/fold_0/log.txt").read_text()
+    for name in ("fail_0", "fail_1", "die_fold_1"):
+        (tmp_path / name).unlink()
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    assert started[3:] == ["fold 0", "fold 1"]
+    assert "error" not in summary(tmp_path)["folds"]["0"]
+
+
+def test_finished_folds_are_not_mixed_with_others(fails, run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[0]")
+    saved = (tmp_path / "runs/toy/crossval.yaml").read_bytes()
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "3", "--model.init_args.lr", "0.5")
+    assert "model.init_args.lr (was 0.1, is 0.5)" in shown
+    assert "data.init_args.num_folds (was 2, is 3)" in shown
+    assert "--trainer.default_root_dir" in shown
+    assert (tmp_path / "runs/toy/crossval.yaml").read_bytes() == saved
+    assert len(started) == 1
+    # what does not change a figure may change
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2", "--trainer.enable_progress_bar", "true")
+    assert started == ["fold 0", "fold 1"]
+
+
+def test_finished_folds_that_were_not_asked_for_count_too(fails, run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[0]")
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[1]", "--trainer.precision", "64")
+    assert "fold 0 in runs/toy/fold_0 was finished with other settings: trainer.precision" in shown
+    assert started == ["fold 0"]
+    assert summary(tmp_path)["folds"]["1"]["status"] == "missing"
+
+
+def test_a_fold_that_was_trained_otherwise_meanwhile_is_not_summed_up(
+    fails, run_cli, fold_config, started, tmp_path, monkeypatch
+) -> None:
+    def trained_otherwise(job: jobs.Job, log: BinaryIO) -> int:
+        code = exit_code(job, log)
+        file = Path(job.folder) / "config.yaml"
+        file.write_text(file.read_text().replace("max_epochs: 1", "max_epochs: 7"))
+        return code
+
+    exit_code = jobs.exit_code  # that of the fixture
+    monkeypatch.setattr(jobs, "exit_code", trained_otherwise)
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[1]")
+    assert shown.count("was finished with other settings: trainer.max_epochs (was 7, is 1)") == 2  # as it ends; the end
+    assert not (tmp_path / "runs/toy/crossval.json").exists()
+    monkeypatch.setattr(jobs, "exit_code", exit_code)
+    (tmp_path / "runs/toy/fold_1/config.yaml").unlink()
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "2")
+    assert "fold 1 in runs/toy/fold_1 has results, but its config.yaml" in shown
+
+
+def test_a_plain_fit_in_the_same_folder_does_no_harm(run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[0]")
+    saved = (tmp_path / "runs/toy/crossval.yaml").read_bytes()
+    run_cli("fit", "-c", fold_config, "--model.init_args.lr", "0.5")
+    assert (tmp_path / "runs/toy/config.yaml").exists()
+    assert (tmp_path / "runs/toy/crossval.yaml").read_bytes() == saved
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    trained = yaml.safe_load((tmp_path / "runs/toy/fold_1/config.yaml").read_text())
+    assert trained["model"]["init_args"]["lr"] == 0.1
+
+
+def test_a_test_by_hand_counts_only_with_a_checkpoint(run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    folder = tmp_path / "runs/toy"
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # times are lost
+    assert read_state(tmp_path / "copy/fold_0").status == "done"
+    run_cli("test", "-c", folder / "fold_0/config.yaml")  # of weights that nothing trained
+    state = read_state(folder / "fold_0")
+    assert state.status == "failed"
+    assert "of another test, which named no checkpoint" in state.error
+    file = tmp_path / "copy/fold_0/results.json"
+    content = json.loads((folder / "fold_0/results.json").read_text())
+    content["test"]["checkpoint"] = "best.ckpt"
+    file.write_text(json.dumps(content))
+    assert read_state(file.parent).status == "done"
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    assert started == ["fold 0", "fold 1", "fold 0"]
+    assert summary(tmp_path)["metrics"][FIGURE]["n"] == 2
+
+
+def test_without_any_finished_fold_the_reasons_are_told(fails, fold_config, started, tmp_path) -> None:
+    (tmp_path / "fail_0").touch()
+    (tmp_path / "fail_1").touch()
+    shown = fails(1, "crossval", "-c", fold_config, "--num_folds", "2")
+    for fold in range(2):
+        assert f"fold {fold} failed: exit code 1: error: RuntimeError: the fold broke." in shown
+    assert summary(tmp_path)["metrics"] == {}
+    assert "Fold 1 failed. It said:" in (tmp_path / "runs/toy/report.md").read_text()
+
+
+def test_two_experiments_do_not_share_a_folder(fails, run_cli, fold_config, started, tmp_path) -> None:
+    (tmp_path / "grid.yaml").write_text("model.init_args.lr: [0.1]")
+    with alone_in(tmp_path / "runs/toy"):
+        for arguments in (["crossval"], ["ablate", "--grid", "grid.yaml"]):
+            shown = fails(2, arguments[0], "-c", fold_config, *arguments[1:])
+            assert "error: an experiment is running in runs/toy" in shown
+            assert "--trainer.default_root_dir" in shown
+    assert not started
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    assert len(started) == 2
+
+
+def test_jobs_know_where_they_write_from_any_folder(run_cli, fold_config, tmp_path, monkeypatch) -> None:
+    given: list[jobs.Job] = []
+    monkeypatch.setattr(runs, "run_jobs", lambda jobs, *_: given.extend(jobs))
+    with pytest.raises(SystemExit):
+        run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    assert [job.folder for job in given] == [str(tmp_path / f"runs/toy/fold_{fold}") for fold in range(2)]
+    assert {job.cwd for job in given} == {str(tmp_path)}
+
+
+def test_another_division_of_the_data_is_refused(fails, run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    file = tmp_path / "runs/toy/fold_1/results.json"
+    text = file.read_text().replace('"abc"', '"other"')
+    file.write_text(text.replace('"checkpoint": null', '"checkpoint": "best.ckpt"'))
+    assert "different divisions of the data" in fails(2, "crossval", "-c", fold_config, "--num_folds", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--num_folds", "1"], "--num_folds is 1; a cross-validation needs at least 2"),
+        (["--num_folds", "3", "--folds", "[3]"], "--folds is [3]; the folds are 0 to 2"),
+        (["--folds", "[-1]"], "the folds are 0 to 4"),
+        (["--folds", "[]"], "--folds is []"),
+        (["--data", "toy_run.ToyData"], "toy_run.ToyData cannot be cut into folds"),
+        (["--num_fold", "3"], "unknown key 'num_fold' (on the command line). Nearest: num_folds"),
+        (["--launcher", "slurm"], "launcher is 'slurm'"),
+        (["--workers", "0"], "--workers is 0"),
+    ],
+)
+def test_what_cannot_run_is_told_before_anything_runs(options, wanted, fails, fold_config, started, tmp_path) -> None:
+    assert wanted in fails(2, "crossval", "-c", fold_config, *options)
+    assert not started
+
+
+def test_the_number_of_folds_of_the_data_counts_when_none_is_given(run_cli, fold_config, started) -> None:
+    run_cli("crossval", "-c", fold_config, "--data.init_args.num_folds", "2")
+    assert started == ["fold 0", "fold 1"]
+
+
+def test_statistics_leave_out_what_is_not_known() -> None:
+    assert statistics([None, float("nan")]) == {"mean": None, "sd": None, "low": None, "high": None, "n": 0}
+    assert statistics([0.5, None])["mean"] == 0.5
+    assert statistics([0.5, None])["low"] is None
+
+
+WANDB = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "p", "name": "mine"}}
+
+
+@pytest.mark.parametrize("logger", [WANDB, [{"class_path": "CSVLogger"}, WANDB]], ids=["one", "list"])
+def test_the_runs_of_an_experiment_are_a_group_in_wandb(logger, tmp_path) -> None:
+    config = {"trainer": {"logger": logger, "default_root_dir": "x"}}
+    run = Run("fold 1", tmp_path / "fold_1", {"data.init_args.fold": 1}, config)
+    words = command(run, tmp_path / "crossval.yaml", Plan(["python", "cli.py"]), "mine")
+    (given,) = [json.loads(word.partition("=")[2]) for word in words if word.startswith("--trainer.logger=")]
+    entry = given[1] if isinstance(given, list) else given
+    assert entry["init_args"] == {"project": "p", "name": "mine-fold_1", "group": "mine"}
+    assert WANDB["init_args"] == {"project": "p", "name": "mine"}
+    assert "--data.init_args.fold=1" in words
+    assert named_logger(None, "a", "b") is None
+    assert named_logger({"class_path": "CSVLogger"}, "a", "b") is None
+
+
+@pytest.mark.slow
+def test_a_summary_run_is_kept_offline(tmp_path, capsys) -> None:
+    logger = {"class_path": "WandbLogger", "init_args": {"project": "p", "offline": True}}
+    log_summary(logger, "mine", tmp_path, {"a": 1}, {"fold/map_mean": 0.5, "nothing": None})
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert f"wandb sync {run}" in capsys.readouterr().out
+    content = next(run.glob("*.wandb")).read_bytes()
+    assert all(word in content for word in (b"mine-summary", b"fold/map_mean"))
+
+
+@pytest.mark.slow
+def test_with_real_processes(fails, fold_config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests/support")]))
+    (tmp_path / "kill_1").touch()
+    shown = fails(1, "crossval", "-c", fold_config, "--num_folds", "2")
+    assert "fold 1 failed: killed by SIGKILL" in shown
+    assert summary(tmp_path)["metrics"][FIGURE]["values"]["0"] == pytest.approx(0.514, abs=1e-6)
+    record = json.loads((tmp_path / "runs/toy/fold_0/job.json").read_text())
+    assert record["command"][:3] == [sys.executable, str(ROOT / "cli.py"), "fit"]
+    assert "Seed set to 1" in (tmp_path / "runs/toy/fold_0/log.txt").read_text()

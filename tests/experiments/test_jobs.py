@@ -1,0 +1,189 @@
+"""Jobs as processes: what they leave behind, how they die, and that none outlives an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from callbacks.experiments.jobs import Job, Outcome, run_job
+from callbacks.experiments.launchers import run_jobs, worker_environments
+
+
+def job(folder: Path, code: str, name: str = "fold 0") -> Job:
+    return Job(name, str(folder), [sys.executable, "-c", code], str(folder.parent))
+
+
+def run_all(jobs: list[Job], launcher: str = "local", workers: int = 1) -> dict[str, Outcome]:
+    found: dict[str, Outcome] = {}
+
+    def report(job: Job, outcome: Outcome) -> tuple[str, str]:
+        found[job.name] = outcome
+        return "ended", ""
+
+    run_jobs(jobs, launcher, workers, 1, report)
+    return found
+
+
+def test_a_job_leaves_its_output_and_a_record(tmp_path) -> None:
+    code = "import os, sys; print(os.getcwd()); print(os.environ['WORD'], file=sys.stderr)"
+    outcome = run_job(job(tmp_path / "run", code)._replace(environment={"WORD": "hello"}))
+    assert (outcome.code, outcome.error) == (0, "")
+    assert (tmp_path / "run/log.txt").read_text().splitlines() == [str(tmp_path), "hello"]
+    record = json.loads((tmp_path / "run/job.json").read_text())
+    assert record["code"] == 0
+    assert record["command"][:2] == [sys.executable, "-c"]
+    assert record["results_sha256"] is None
+    run_job(job(tmp_path / "run", "open('run/results.json', 'w').write('{}')"))
+    wanted = hashlib.sha256(b"{}").hexdigest()
+    assert json.loads((tmp_path / "run/job.json").read_text())["results_sha256"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("raise SystemExit('error: no such file')", "exit code 1: error: no such file"),
+        ("print('a'); print(); raise SystemExit(3)", "exit code 3: a"),
+        ("raise SystemExit(3)", "exit code 3: no output"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+    ],
+)
+def test_why_a_job_failed(code: str, wanted: str, tmp_path) -> None:
+    assert run_job(job(tmp_path / "run", code)).error == wanted
+
+
+def test_a_failing_job_does_not_stop_the_others(tmp_path, capsys) -> None:
+    jobs = [job(tmp_path / str(n), f"raise SystemExit({n % 2})", f"fold {n}") for n in range(4)]
+    found = run_all(jobs, workers=2)
+    assert {name: outcome.code for name, outcome in found.items()} == {f"fold {n}": n % 2 for n in range(4)}
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("started; its log" in line for line in lines) == 4
+    assert sum("to go, about" in line for line in lines) == 3
+
+
+def test_workers_run_side_by_side(tmp_path) -> None:
+    code = (  # each waits for the file of the other
+        "import pathlib, sys, time; me, other = sys.argv[1:]; pathlib.Path(me).touch()\n"
+        "end = time.time() + 20\n"
+        "while not pathlib.Path(other).exists():\n"
+        "    assert time.time() < end\n"
+        "    time.sleep(0.01)"
+    )
+    jobs = [job(tmp_path / n, code, n) for n in "ab"]
+    jobs = [one._replace(command=[*one.command, *names]) for one, names in zip(jobs, ("ab", "ba"), strict=True)]
+    assert [outcome.error for outcome in run_all(jobs, workers=2).values()] == ["", ""]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("local", signal.SIGTERM),
+        ("local", signal.SIGHUP),  # of a closed terminal
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interruption_stops_the_children_and_theirs(launcher: str, number: int, tmp_path) -> None:
+    if launcher == "ray":
+        pytest.importorskip("ray")
+    code = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "pathlib.Path('pids.part').write_text(f'{os.getpid()} {child.pid}')\n"
+        "os.rename('pids.part', 'pids')\n"
+        "time.sleep(60)"
+    )
+
+    def interrupt() -> None:
+        end = time.monotonic() + 20
+        while not (tmp_path / "pids").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+        if launcher == "local":
+            time.sleep(0.01)
+            os.kill(os.getpid(), number)  # a second one does not cut the stopping short
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.getsignal(number)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_all([job(tmp_path / "run", code), job(tmp_path / "next", "pass", "fold 1")], launcher)
+    thread.join()
+    pids = [int(word) for word in (tmp_path / "pids").read_text().split()]
+    end = time.monotonic() + 5
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if alive(pid)]
+    assert not (tmp_path / "next/log.txt").exists()  # what had not begun is not begun
+    assert signal.getsignal(number) == before
+
+
+def test_below_nohup_a_closed_terminal_stops_nothing(tmp_path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code = "import os, signal; os.kill(os.getppid(), signal.SIGHUP)"
+        assert run_all([job(tmp_path / "run", code)])["fold 0"].code == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_each_worker_has_its_gpu_and_its_cores(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    three = worker_environments(3, 1)
+    assert [entry["CUDA_VISIBLE_DEVICES"] for entry in three] == ["4", "7", "4"]
+    assert {entry["OMP_NUM_THREADS"] for entry in three} == {"2"}
+    assert [entry["CUDA_VISIBLE_DEVICES"] for entry in worker_environments(2, "auto")] == ["4", "7"]
+    assert worker_environments(1, "auto") == [{}]  # one run at a time may use all
+    assert worker_environments(1, 2) == [{}]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "OMP_NUM_THREADS" not in worker_environments(2, 1)[0]
+
+
+def test_what_speaks_against_more_jobs_starts_no_more(tmp_path) -> None:
+    jobs = [job(tmp_path / str(n), "raise SystemExit(2)", f"fold {n}") for n in range(3)]
+    with pytest.raises(ValueError, match=r"no such key\. The other 2 were not started: mend this first\."):
+        run_jobs(jobs, "local", 1, 1, lambda job, outcome: ("FAILED", "no such key."))
+    assert [(tmp_path / str(n)).exists() for n in range(3)] == [True, False, False]
+
+
+def test_a_missing_ray_is_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install clip-suite\[ray\]"):
+        run_all([job(tmp_path / "a", "pass")], launcher="ray")
+
+
+@pytest.mark.slow
+def test_the_same_jobs_on_a_local_ray_with_two_workers(tmp_path, capsys) -> None:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        codes = ["import os; print('threads', os.environ['OMP_NUM_THREADS'])", "raise SystemExit('error: no')"]
+        codes.append("import os; os.kill(os.getpid(), 9)")
+        jobs = [job(tmp_path / str(n), code, f"fold {n}") for n, code in enumerate(codes)]
+        found = run_all(jobs, launcher="ray", workers=2)
+    finally:
+        ray.shutdown()
+    assert {name: outcome.error for name, outcome in found.items()} == {
+        "fold 0": "",
+        "fold 1": "exit code 1: error: no",
+        "fold 2": "killed by SIGKILL (out of memory?)",
+    }
+    assert (tmp_path / "0/log.txt").read_text().startswith("threads ")
+    assert "each on 1 of 2 cores" in capsys.readouterr().out
