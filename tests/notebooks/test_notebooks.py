@@ -129,7 +129,117 @@ def check_hashing(notebook: NotebookNode, values: dict[str, Any]) -> None:
     assert len(outputs(notebook, "image/png")) == 6
 
 
-CHECKS = {"hashing": (HASHING_VALUES, check_hashing)}  # notebook: last cell, which prints JSON, and what to make of it
+MULTILABEL_VALUES = """
+import json
+print(json.dumps({
+    "sizes": {part: len(rows) for part, rows in data.rows.items()},
+    "deviations": [[float(values.mean()), float(values.max())] for values in deviations.values()],
+    "metrics": {name: float(value) for name, value in metrics.items()},
+    "results": json.loads((folder / "results.json").read_text())["test"],
+    "gap": gap,
+    "f1": [half.mean(), fitted.mean()],
+    "recalls": [upper["recall_macro"], lower["recall_macro"]],
+    "prevalence": float(test_labels.float().mean()),
+    "support": support.tolist(),
+    "ap": [ap.tolist(), low.tolist(), high.tolist()],
+    "widths": [widths[few].mean(), widths[many].mean()],
+    "knn": [float(voter_trainer.callback_metrics["test/binary_map_macro"]), notes["random_codes_map_macro"]],
+    "votes": [float(weights.sum()), float(np.abs(by_hand - stored).max())],
+    "distances": distances.tolist(),
+    "counted": [int((votes.codes[row].int() != (codes[asked] > 0).int()).sum()) for row in positions],
+    "ensemble": ensemble,
+    "differences": differences,
+    "needs_gradient": term.requires_grad,
+    "term": term.item(),
+    "tried": [[w, loss, float((g - tried[0.0][1]).abs().max()), float(g.norm())] for w, (loss, g) in tried.items()],
+    "refusal": refusal,
+    "chosen": chosen,
+    "select": [[record.maps["select"][epoch] for epoch in p["epochs"]] for record, p in zip(curves, chosen)],
+    "best": [float(t.checkpoint_callback.best_model_score) for _, t in runs],
+    "tested": [[float(t.callback_metrics[f"{p}/soft_map_macro"]) for p in ("fold", "test")] for _, t in runs],
+}))
+"""
+
+
+def check_multilabel(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """The figures of the multi-label notebook are what its text says."""
+    sizes = values["sizes"]
+    assert sizes["test"] == 160
+    assert sizes["select"] == round(0.1 * (sizes["train"] + sizes["select"]))
+    random, stratified = values["deviations"]
+    assert stratified[0] < random[0] / 2
+    assert stratified[1] < random[1]
+
+    # labels are learnt, results.json agrees, and storing bits costs something
+    metrics, test = values["metrics"], values["results"]
+    for part in ("fold", "test"):
+        assert metrics[f"{part}/binary_map_macro"] > metrics[f"{part}/random_map_macro"] + 0.3
+    assert metrics["test/random_map_macro"] == pytest.approx(values["prevalence"], abs=1e-6)
+    assert test["metrics"]["test/soft_map_macro"] == pytest.approx(metrics["test/soft_map_macro"], abs=1e-6)
+    assert test["floors"]["test/soft_map_macro"] == pytest.approx(values["prevalence"], abs=1e-6)
+    assert test["n"] == {part: sizes[part] for part in ("train", "fold", "test")}
+    gap, low, high = values["gap"]
+    assert gap == pytest.approx(metrics["test/soft_map_macro"] - metrics["test/binary_map_macro"], abs=1e-6)
+    assert low < gap < high
+
+    # thresholds: the table's figures are the test's, and recall rises
+    half, fitted = values["f1"]
+    assert half == pytest.approx(metrics["test/soft_f1_macro"], abs=1e-6)
+    assert fitted == pytest.approx(metrics["test/soft_f1_macro_fitted"], abs=1e-6)
+    assert fitted > half
+    assert values["recalls"][1] > values["recalls"][0]
+
+    # classes: intervals hold their value, and rare classes have the wide ones
+    assert min(values["support"]) >= 1
+    ap, lows, highs = map(np.array, values["ap"])
+    assert ap.mean() == pytest.approx(metrics["test/soft_map_macro"], abs=1e-6)
+    assert (lows <= ap).all()
+    assert (ap <= highs).all()
+    assert values["widths"][0] > values["widths"][1]
+
+    # the votes explain the prediction: they add up to it, and the distances are those of the bits
+    knn, random_codes = values["knn"]
+    assert knn > random_codes + 0.2
+    assert values["votes"] == [pytest.approx(1, abs=1e-6), pytest.approx(0, abs=1e-6)]
+    assert values["distances"] == values["counted"] == sorted(values["distances"])
+
+    # the ensemble: the differences are those of the values, and the singles are what the runs reported
+    mean = values["ensemble"]["mean of the probabilities"]
+    assert len(values["differences"]) == 3
+    for fold, (name, (difference, low, high)) in enumerate(values["differences"].items()):
+        single = values["ensemble"][name]
+        assert single[0] == pytest.approx(values["tested"][fold][1], abs=1e-6)
+        assert difference == pytest.approx(mean[0] - single[0], abs=1e-9)
+        assert low < difference < high
+        assert high - low < single[2] - single[1] + mean[2] - mean[1]  # pairing makes it narrower
+
+    # the cosine term: no gradient, whatever its weight
+    assert values["needs_gradient"] is False
+    for weight, loss, change, size in values["tried"]:
+        assert loss == pytest.approx(values["tried"][0][1] + weight * values["term"], abs=1e-5)
+        assert change == 0
+        assert size > 0
+    assert "no gradient" in values["refusal"]
+
+    # the two ways to choose an epoch: the run took the honest one, the other cannot look worse on the fold
+    for run, picked in enumerate(values["chosen"]):
+        assert values["select"][run][0] == pytest.approx(values["best"][run], abs=1e-6)
+        assert values["select"][run][0] >= values["select"][run][1]
+        assert picked["fold"][1] >= picked["fold"][0]
+        assert [picked["fold"][0], picked["test"][0]] == pytest.approx(values["tested"][run], abs=1e-6)
+        assert picked["fold"][1] - picked["fold"][0] < 0.03  # small, as the text says
+
+    thresholds, ensembles, epochs = outputs(notebook, "text/markdown")
+    assert f"| hold-out | soft | {half:.3f} | {fitted:.3f} |" in thresholds
+    assert f"| mean of the probabilities | {mean[0]:.3f} [" in ensembles
+    assert epochs.count("| +") + epochs.count("| -") == 8
+    assert len(outputs(notebook, "image/png")) == 6
+
+
+CHECKS = {  # notebook: last cell, which prints JSON, and what to make of it
+    "hashing": (HASHING_VALUES, check_hashing),
+    "multilabel": (MULTILABEL_VALUES, check_multilabel),
+}
 
 
 @pytest.mark.slow
