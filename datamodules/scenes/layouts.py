@@ -67,7 +67,7 @@ def _mirflickr_image(number: int, root: Path, size: int, seed: int) -> tuple[int
     return number, [item.category for item in scene.objects]
 
 
-def _in_processes(task: Callable[[int], Any], numbers: Iterable[int], title: str) -> list[Any]:
+def in_processes(task: Callable[[int], Any], numbers: Iterable[int], title: str) -> list[Any]:
     """Results of ``task`` for all numbers, in order, on all cores with a progress bar."""
     from rich.progress import track
 
@@ -100,7 +100,7 @@ def write_coco(root: str, num_train: int, num_val: int, size: int = 96, seed: in
         folder = Path(root) / "images" / part
         folder.mkdir(parents=True, exist_ok=True)
         task = partial(_coco_image, folder=folder, size=size, seed=seed)
-        rows = _in_processes(task, numbers, f"Rendering {part}")
+        rows = in_processes(task, numbers, f"Rendering {part}")
         images = [{"id": n, "file_name": f"{n:012d}.jpg", "width": size, "height": size} for n, _, _ in rows]
         objects = [{"image_id": n, **item} for n, items, _ in rows for item in items]
         captions = [{"image_id": n, "caption": text} for n, _, texts in rows for text in texts]
@@ -124,7 +124,7 @@ def write_mirflickr(root: str, num_images: int, size: int = 96, seed: int = 0) -
     for folder in (base / "meta" / "tags", base / "annotations"):
         folder.mkdir(parents=True, exist_ok=True)
     task = partial(_mirflickr_image, root=base, size=size, seed=seed)
-    rows = _in_processes(task, range(1, num_images + 1), "Rendering")
+    rows = in_processes(task, range(1, num_images + 1), "Rendering")
     for category, name in enumerate(CLASS_NAMES):
         holding = [str(number) for number, categories in rows if category in categories]
         (base / "annotations" / f"{name}.txt").write_text("\n".join(holding) + "\n")
