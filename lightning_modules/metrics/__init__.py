@@ -1,8 +1,28 @@
 """Metrics: exact, tested against naive versions, and carrying their conventions."""
 
+from lightning_modules.metrics.boxes import box_iou
+from lightning_modules.metrics.detection import DetectionScores
+from lightning_modules.metrics.detection_curves import average_precisions, class_means, recalls
+from lightning_modules.metrics.detection_intervals import (
+    Interval,
+    average_precision_difference,
+    bootstrap_average_precision,
+)
+from lightning_modules.metrics.detection_matching import (
+    DetectionSet,
+    Matches,
+    flatten_detections,
+    match_detections,
+    match_flat,
+)
 from lightning_modules.metrics.ensembles import align_bits, mean_probabilities, vote_codes, vote_labels
 from lightning_modules.metrics.hamming_index import HammingIndex
 from lightning_modules.metrics.intervals import t_interval
+from lightning_modules.metrics.localisation import (
+    PixelAveragePrecision,
+    max_box_accuracy,
+    pixel_average_precision,
+)
 from lightning_modules.metrics.multilabel import MultilabelScores, multilabel_scores, threshold_scores
 from lightning_modules.metrics.multilabel_curves import average_precision
 from lightning_modules.metrics.multilabel_errors import (
@@ -34,19 +54,30 @@ from lightning_modules.metrics.retrieval import (
 )
 
 __all__ = [
+    "DetectionScores",
+    "DetectionSet",
     "HammingIndex",
     "HammingMeanAveragePrecision",
     "HammingRetrieval",
+    "Interval",
+    "Matches",
     "MultilabelScores",
+    "PixelAveragePrecision",
     "PrecisionRecallCurve",
     "align_bits",
     "average_precision",
+    "average_precision_difference",
     "average_precision_intervals",
+    "average_precisions",
+    "bootstrap_average_precision",
     "bootstrap_interval",
+    "box_iou",
+    "class_means",
     "class_table",
     "confused_with",
     "cooccurrence_confusion",
     "fit_thresholds",
+    "flatten_detections",
     "hamming_average_precision",
     "hamming_mean_average_precision",
     "hamming_precision_at_k",
@@ -54,12 +85,17 @@ __all__ = [
     "hamming_precision_within_radius",
     "hamming_recall_at_k",
     "macro_interval",
+    "match_detections",
+    "match_flat",
+    "max_box_accuracy",
     "mean_probabilities",
     "misses_by_area",
     "multilabel_scores",
     "paired_difference",
+    "pixel_average_precision",
     "prior_scores",
     "random_average_precision",
+    "recalls",
     "t_interval",
     "threshold_scores",
     "vote_codes",
