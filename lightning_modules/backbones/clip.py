@@ -46,6 +46,9 @@ def open_clip_towers(model: nn.Module, tokenizer: Any) -> Towers:
         text_blocks=text_blocks,
         image_head=image_head,
         text_head=text_head,
+        visual=model.visual,
+        mean=cfg["mean"],
+        std=cfg["std"],
     )
 
 

@@ -71,6 +71,9 @@ class Towers:
         text_blocks: Those of the text tower.
         image_head: What follows the last block of the image tower: norm, pooling, projection.
         text_head: What follows it in the text tower.
+        visual: The image tower itself, for paths through its blocks (``backbones.vit``).
+        mean: Mean of the three channels in 0..1 that pixels are normalised with.
+        std: Their standard deviation.
     """
 
     model: nn.Module
@@ -83,6 +86,9 @@ class Towers:
     text_blocks: Sequence[nn.Module] = ()
     image_head: Sequence[nn.Module | nn.Parameter] = ()
     text_head: Sequence[nn.Module | nn.Parameter] = ()
+    visual: Any = None
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
 
 
 def unfreeze_blocks(towers: Towers, count: int) -> list[nn.Parameter]:
@@ -197,6 +203,12 @@ class FrozenEncoder(ABC):
     def preprocess(self, image: Image.Image) -> Tensor:
         """An RGB image as the pixels ``(3, H, W)`` that the image tower takes."""
         return (self._transform or self.towers.transform)(image)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Pictures ``(B, 3, H, W)`` uint8 of any size as the pixels that the image tower takes, on their device."""
+        values = (self.towers.mean, self.towers.std)
+        mean, std = (torch.tensor(each, device=images.device).view(3, 1, 1) for each in values)
+        return (images.float() / 255 - mean) / std
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Image embeddings.

@@ -101,6 +101,9 @@ class Siglip2(FrozenEncoder):
                 part for part in (vision.post_layernorm, getattr(vision, "head", None)) if part is not None
             ),
             text_head=(text.final_layer_norm, text.head),
+            visual=vision,
+            mean=processor.image_mean,
+            std=processor.image_std,
         )
 
     def _read(self) -> tuple[Any, Any, Any]:

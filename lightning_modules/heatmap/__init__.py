@@ -1,0 +1,1 @@
+"""CLIP similarity maps as detectors: dense paths, surgery, thresholds, boxes, diagnosis."""
