@@ -2,6 +2,7 @@
 
 from lightning_modules.contrastive.module import ContrastivePretraining
 from lightning_modules.hashing.module import CrossModalHashing
+from lightning_modules.heatmap.module import HeatmapDetection
 from lightning_modules.multilabel.module import MultilabelHashing
 
-__all__ = ["ContrastivePretraining", "CrossModalHashing", "MultilabelHashing"]
+__all__ = ["ContrastivePretraining", "CrossModalHashing", "HeatmapDetection", "MultilabelHashing"]
