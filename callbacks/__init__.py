@@ -1,6 +1,8 @@
 """What happens during a run: schedules, results, pictures, reports, loggers."""
 
+from callbacks.box_writer import BoxWriter
 from callbacks.compile_networks import CompileNetworks
+from callbacks.heatmap_pictures import HeatmapPictures
 from callbacks.loggers import RunCSVLogger
 from callbacks.media import RetrievalPanel
 from callbacks.multilabel_predictions import MultilabelPredictions
@@ -11,8 +13,10 @@ from callbacks.report import Report
 from callbacks.results import Results
 
 __all__ = [
+    "BoxWriter",
     "CodeWriter",
     "CompileNetworks",
+    "HeatmapPictures",
     "MultilabelPredictions",
     "MultilabelWriter",
     "ProgressiveScale",

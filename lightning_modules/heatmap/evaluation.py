@@ -87,6 +87,15 @@ class DetectorScores(nn.Module):
         """The boxes of one of the detectors."""
         return cast(DetectionScores, self.boxes[detector])
 
+    @property
+    def convention(self) -> str:
+        """What the figures mean."""
+        return (
+            f"{self.scores_of(self.detectors[0]).convention}; gap: mean similarity of patches inside minus outside the "
+            "boxes of a class, over pairs of image and class; PxAP and MaxBoxAcc in the squashed picture; floor: the "
+            f"best of the controls {', '.join(self.detectors[1:])}"
+        )
+
     def update(
         self,
         index: Tensor,

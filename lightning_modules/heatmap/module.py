@@ -20,10 +20,6 @@ from lightning_modules.heatmap.evaluation import HEADLINE, DetectorScores, Fitte
 from lightning_modules.heatmap.similarity import Redundancy, class_similarity, on_grid
 
 Batch = dict[str, Any]
-WHAT_COUNTS = (
-    "gap: mean similarity of patches inside minus outside the boxes of a class, over pairs of image and class; PxAP and "
-    "MaxBoxAcc in the squashed picture; floor: the best of whole image, centre box, noise map and permuted class names"
-)
 PRESENCE_SCALE = 100.0  # CLIP's logit scale, for the zero-shot probability of a class in an image
 
 
@@ -277,7 +273,7 @@ class HeatmapDetection(BaseModule):
         source, oracle = self.hparams["class_source"], " (oracle)" * (self.hparams["class_source"] == "present")
         return {
             "n_images": int(self.trainer.callback_metrics.get("test/num_images", 0)),
-            "convention": f"{self.scores.scores_of('heatmap').convention}; {WHAT_COUNTS}; searched for: {source}{oracle}",
+            "convention": f"{self.scores.convention}; classes searched for: {source}{oracle}",
             "headline": list(HEADLINE),
         }
 
