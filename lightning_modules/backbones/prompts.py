@@ -18,6 +18,7 @@ AERIAL = (
     "a {} seen from above.",
 )
 SCENE = tuple(f"there is {article} {{}} in the scene." for article in ("a", "the", "this", "one", "some"))
+CHUNK = 256  # texts that the text tower takes at a time
 NAMED = ("plain", "photo", "aerial", "imagenet", "imagenet_scene")
 
 
@@ -68,9 +69,12 @@ def class_embeddings(encoder: FrozenEncoder, names: Sequence[str], templates: Se
     """
     if not names or any(not name.strip() for name in names):
         raise ValueError(f"class names {list(names)} cannot be encoded; give at least one, and none empty.")
-    return torch.stack([mean_embedding(encoder, [template.format(name) for template in templates]) for name in names])
+    return mean_embeddings(encoder, [[template.format(name) for template in templates] for name in names])
 
 
-def mean_embedding(encoder: FrozenEncoder, texts: Sequence[str]) -> Tensor:
-    """The unit vector ``(D,)`` of the mean of the texts' unit embeddings."""
-    return F.normalize(F.normalize(encoder.encode_text(list(texts)), dim=-1).mean(dim=0), dim=-1)
+def mean_embeddings(encoder: FrozenEncoder, groups: Sequence[Sequence[str]]) -> Tensor:
+    """The unit vector of the mean of the texts' unit embeddings for each group of texts, ``(groups, D)``."""
+    texts = [text for group in groups for text in group]
+    rows = torch.cat([encoder.encode_text(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)])
+    parts = F.normalize(rows, dim=-1).split([len(group) for group in groups])
+    return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)

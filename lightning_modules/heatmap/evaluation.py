@@ -20,8 +20,6 @@ from lightning_modules.metrics.localisation import PixelAveragePrecision, max_bo
 from lightning_modules.metrics.named_rows import NamedRows
 
 HEADLINE = ("ap_05", "ap_10", "ap_20", "ap_50", "pxap", "max_box_accuracy_v2", "gap", "gap_positive", "patch_auroc")
-
-
 AP_AND_RECALL, ENDS = ("ap_", "recall_"), ("_low", "_high")
 
 
@@ -142,21 +140,19 @@ class DetectorScores(nn.Module):
             control, and ``random_ap_05`` ...: the best of the controls, which is the floor.
         """
         values = {**self.scores_of(self.detectors[0]).compute(), **gap_summary(self.rows.compute())}
-        overlaps = self.overlaps.compute()[:, 2:].T.numpy()  # (STEPS, pairs of image and class)
-        if overlaps.size:
-            values |= {name: self.pixels.compute()[name] for name in ("pxap", "random_pxap")}
-            values["max_box_accuracy"] = max_box_accuracy(overlaps)
-            values["max_box_accuracy_v2"] = max_box_accuracy(overlaps, (0.3, 0.5, 0.7))
         if not intervals:
             return {name: value for name, value in values.items() if not name.endswith(ENDS)}
+        overlaps = self.overlaps.compute()[:, 2:].T.numpy()  # (STEPS, pairs of image and class)
+        pixels = self.pixels.compute()
+        values |= {name: pixels[name] for name in ("pxap", "random_pxap")}
+        values["max_box_accuracy"] = max_box_accuracy(overlaps)
+        values["max_box_accuracy_v2"] = max_box_accuracy(overlaps, (0.3, 0.5, 0.7))
         values |= self._interval(self.detectors[0], "")
         for control in self.detectors[1:]:
             scores = self.scores_of(control).compute()
             values |= {f"{control}_{name}": value for name, value in scores.items() if name.startswith(AP_AND_RECALL)}
             values |= self._interval(control, f"{control}_")
-        names = [
-            name for name in values if name.startswith(("ap_", "recall_")) and not name.endswith(("_low", "_high"))
-        ]
+        names = [name for name in values if name.startswith(AP_AND_RECALL) and not name.endswith(ENDS)]
         for name in names:
             values[f"random_{name}"] = max(values[f"{control}_{name}"] for control in self.detectors[1:])
         return {**values, "random_patch_auroc": 0.5, "random_gap": 0.0, "random_gap_positive": 0.5}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.encoder import FrozenEncoder
-from lightning_modules.backbones.prompts import class_embeddings, mean_embedding, prompt_templates
+from lightning_modules.backbones.prompts import class_embeddings, mean_embeddings, prompt_templates
 from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.base import BaseModule
 from lightning_modules.heatmap.adapter import AdaptedPath, AdapterName, TokenCache, inside_loss
@@ -93,7 +93,7 @@ class HeatmapDetection(BaseModule):
         rank: int = 4,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
-        logit_scale: float = 20.0,
+        logit_scale: float = 5.0,
     ) -> None:
         if top_k < 1 or rank < 1 or lr <= 0:
             raise ValueError(f"top_k is {top_k}, rank {rank} and lr {lr}; all must be positive.")
@@ -122,8 +122,8 @@ class HeatmapDetection(BaseModule):
         vit = vision_transformer(self.encoder.towers.visual)
         text = class_embeddings(self.encoder, self.names, self.prompts)
         self.register_buffer("text", text, persistent=False)
-        empty = mean_embedding(self.encoder, [template.format("") for template in self.prompts])
-        self.register_buffer("empty", empty, persistent=False)
+        empty = mean_embeddings(self.encoder, [[template.format("") for template in self.prompts]])
+        self.register_buffer("empty", empty[0], persistent=False)
         self.tokens = AdaptedPath(vit, self.chosen_path, p["fusion"], p["adapter"], p["rank"], text.shape[1])
         self.bias = nn.Parameter(torch.zeros(()), requires_grad=p["adapter"] != "none")
         self.scores = DetectorScores(len(self.names), ("heatmap", *CONTROLS), p["max_detections"])

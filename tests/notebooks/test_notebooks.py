@@ -129,6 +129,101 @@ def check_hashing(notebook: NotebookNode, values: dict[str, Any]) -> None:
     assert len(outputs(notebook, "image/png")) == 6
 
 
+HEATMAP_VALUES = """
+import json
+print(json.dumps({
+    "sizes": [len(train_scenes), len(scenes), len(boxes)],
+    "share_over": list(share_over.values()),
+    "looks": looks,
+    "partial": {str(alpha): values for alpha, values in partial.items()},
+    "weight": present_weight,
+    "covered": {name: [float(np.median(shares)) for shares in values] for name, values in covered.items()},
+    "curves": {name: [one.value.tolist() for one in values] for name, values in curves.items()},
+    "changed": changed,
+    "both": [float(both.min()), float(both.max())],
+    "let_in": [let_in, QUANTILE],
+    "ap": {name: values.tolist() for name, values in results.items()},
+    "best": best,
+    "differences": list(differences.values()),
+    "boxes": {name: sum(len(f["labels"]) for f in found) for name, found in detections.items()},
+    "adapted": adapted_looks,
+    "gains": gains,
+    "module": [[float(metrics[f"test/ap_{t}"]) for t in ("05", "10", "20", "50")], plain_ap.tolist()],
+}))
+"""
+
+
+def check_heatmap(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """The figures of the heatmap notebook are what its text says."""
+    assert values["sizes"][:2] == [60, 40]
+    assert values["share_over"][0] > 0.5  # the whole image finds most objects at IoU 0.05 ...
+    assert values["share_over"][1:] == sorted(values["share_over"][1:], reverse=True)
+    assert values["share_over"][1] < 0.15  # ... and few at 0.20
+
+    # the paths: vanilla is near a coin, inverting it mirrors that, surgery is a map
+    looks = values["looks"]
+    auroc = {name: look["patch_auroc"] for name, look in looks.items()}
+    assert abs(auroc["vanilla"] - 0.5) < 0.1
+    assert auroc["vanilla, inverted"] == pytest.approx(1 - auroc["vanilla"], abs=1e-9)
+    assert looks["vanilla, inverted"]["gap"] == pytest.approx(-looks["vanilla"]["gap"], abs=1e-9)
+    assert auroc["vanilla"] < auroc["maskclip"] < min(auroc["vv"], auroc["surgery"])
+    for path in ("vv", "surgery"):
+        assert looks[path]["pxap"] > looks[path]["random_pxap"] + 0.5
+
+    # feature surgery: a larger gap, which is the weight of the class, and no better order
+    for look in values["partial"].values():
+        assert look["gap_low"] > looks["surgery"]["gap_high"]
+        assert look["patch_auroc"] < auroc["surgery"] + 0.005
+        assert look["pxap"] < looks["surgery"]["pxap"]
+    assert values["partial"]["0.0"]["patch_auroc"] == pytest.approx(auroc["surgery"], abs=1e-4)  # a factor a map
+    assert values["partial"]["0.0"]["gap"] / looks["surgery"]["gap"] == pytest.approx(values["weight"], rel=0.1)
+
+    # thresholds: at 30 the box of any map is the picture, and the score that of the whole image
+    for shares in values["covered"].values():
+        assert shares[0] > 0.95
+        assert shares == sorted(shares, reverse=True)
+    curves = {name: np.array(value) for name, value in values["curves"].items()}  # (quantiles, IoUs)
+    assert curves["surgery"][0, 0] == pytest.approx(curves["whole_image"][0, 0], abs=0.1)
+    assert curves["noise_map"][0, 0] == pytest.approx(curves["whole_image"][0, 0], abs=0.1)
+    assert (curves["surgery"][2:, 2] > curves["noise_map"][2:, 2] + 0.4).all()
+    assert max(curve[0, 3] for curve in curves.values()) < 0.05
+    assert np.ptp(curves["whole_image"], axis=0).max() == 0  # it knows no threshold
+
+    # what changes nothing, and what does
+    changed = list(values["changed"].values())
+    assert changed[:5] == [0] * 5
+    assert min(changed[5:]) > 0.01
+    assert min(values["both"]) >= 0.4 - 1 / 144  # two masks of 70 % share at least 40 %
+
+    # boxes: the quantile is that of the training part, and the method stands above its best control
+    let_in, percent = values["let_in"]
+    assert percent == round(100 * (1 - let_in))
+    ap = values["ap"]
+    controls = ("whole_image", "centre_box", "noise_map", "permuted_names")
+    for place, (name, (difference, low, _)) in enumerate(zip(values["best"], values["differences"], strict=True)):
+        assert ap[name][place] == max(ap[control][place] for control in controls)
+        assert difference == pytest.approx(ap["surgery"][place] - ap[name][place], abs=1e-9)
+        assert low > 0
+    assert abs(ap["surgery"][2] - ap["surgery, all classes searched"][2]) < 0.05  # next to nothing, as the text says
+    assert values["boxes"]["surgery, all classes searched"] > 4 * values["boxes"]["surgery"]
+
+    # the adapter: a gain on vanilla, none on surgery, nothing from the boxes of other scenes
+    adapted = values["adapted"]
+    assert adapted["vanilla, after"]["gap_low"] > adapted["vanilla, before"]["gap_high"]
+    assert adapted["surgery, after"]["gap_high"] < adapted["surgery, before"]["gap"]
+    assert adapted["surgery, boxes of other scenes, after"]["patch_auroc"] < 0.65
+    assert values["gains"]["vanilla"][1] > 0.3
+    assert values["gains"]["surgery"][1] < 0 < values["gains"]["surgery"][2]
+
+    module, plain = values["module"]
+    assert module == pytest.approx(plain, abs=1e-6)
+    paths, _, _, boxes, _, adapters = outputs(notebook, "text/markdown")
+    assert f"| {auroc['surgery']:.3f} | {looks['surgery']['pxap']:.3f} |" in paths
+    assert f"| {ap['surgery'][0]:.3f} [" in boxes
+    assert adapters.count("after |") == 3
+    assert len(outputs(notebook, "image/png")) == 9
+
+
 MULTILABEL_VALUES = """
 import json
 print(json.dumps({
@@ -238,6 +333,7 @@ def check_multilabel(notebook: NotebookNode, values: dict[str, Any]) -> None:
 
 CHECKS = {  # notebook: last cell, which prints JSON, and what to make of it
     "hashing": (HASHING_VALUES, check_hashing),
+    "heatmap": (HEATMAP_VALUES, check_heatmap),
     "multilabel": (MULTILABEL_VALUES, check_multilabel),
 }
 
