@@ -2,6 +2,7 @@
 
 from callbacks.box_writer import BoxWriter
 from callbacks.compile_networks import CompileNetworks
+from callbacks.detection_tables import DetectionTables
 from callbacks.heatmap_pictures import HeatmapPictures
 from callbacks.loggers import RunCSVLogger
 from callbacks.media import RetrievalPanel
@@ -16,6 +17,7 @@ __all__ = [
     "BoxWriter",
     "CodeWriter",
     "CompileNetworks",
+    "DetectionTables",
     "HeatmapPictures",
     "MultilabelPredictions",
     "MultilabelWriter",

@@ -19,6 +19,8 @@ from datamodules.splits import write_json
 def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
     """The pictures and boxes of one COCO file; crowd regions are ignored, masks and other shapes are not read.
 
+    Boxes without any width or height, of which COCO 2017 itself has a few, are left out and counted in a printed line.
+
     Args:
         file: JSON with ``images``, ``annotations`` and ``categories``.
         folder: Where the ``file_name`` of the pictures begin.
@@ -37,6 +39,7 @@ def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
         names = [category["name"] for category in content["categories"]]
         stated = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in content["images"]}
         entries: dict[Any, list[Entry]] = defaultdict(list)
+        empty = 0
         for item in content["annotations"]:
             if item["image_id"] not in stated or item["category_id"] not in column:
                 lost = "image" if item["image_id"] not in stated else "category"
@@ -45,11 +48,16 @@ def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
                     "listed. Add it to the file, or take the annotation out."
                 )
             x, y, width, height = item["bbox"]
+            if 0 in (width, height):
+                empty += 1
+                continue
             corners, crowd = (x, y, x + width, y + height), bool(item.get("iscrowd", 0))
             found = column[item["category_id"]]
             entries[item["image_id"]].append(Entry(names[found], found, corners, crowd))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"An entry of {file} is damaged or lacks {error}. Export the file again.") from error
+    if empty:
+        print(f"{file}: {empty} box(es) without width or height left out of {len(content['annotations'])}.")
     paths = [folder / name for name, _, _ in stated.values()]
     sizes = read_sizes(paths)
     objects = []

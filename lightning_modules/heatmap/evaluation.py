@@ -157,6 +157,20 @@ class DetectorScores(nn.Module):
             values[f"random_{name}"] = max(values[f"{control}_{name}"] for control in self.detectors[1:])
         return {**values, "random_patch_auroc": 0.5, "random_gap": 0.0, "random_gap_positive": 0.5}
 
+    def tables(self, names: Sequence[str]) -> dict[str, tuple[list[str], list[list[Any]]]]:
+        """Figures by class, and the diagnosis by image and class: file name to heading and rows; on every process.
+
+        Args:
+            names: K class names.
+        """
+        rows, scores = self.rows.compute(), self.scores_of(self.detectors[0])
+        matches, columns = scores.matches(), {**scores.per_class(), "gap": gaps_by_class(rows, len(names)).numpy()}
+        columns["pxap"] = self.pixels.per_class()["pxap"]
+        boxes = matches.truths().sum(axis=0)
+        classes = [[name, int(boxes[k]), *(float(v[k]) for v in columns.values())] for k, name in enumerate(names)]
+        pairs = [[int(row[0]), names[int(row[1])], *row[2:-1], int(row[-1])] for row in rows.tolist()]
+        return {"classes.csv": (["class", "boxes", *columns], classes), "diagnosis.csv": (list(COLUMNS), pairs)}
+
     def _interval(self, detector: str, prefix: str) -> dict[str, float]:
         found = bootstrap_average_precision(self.scores_of(detector).matches())
         rows = zip(self.scores_of(detector).names, found.low.tolist(), found.high.tolist(), strict=True)

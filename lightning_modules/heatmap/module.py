@@ -148,10 +148,19 @@ class HeatmapDetection(BaseModule):
             Raw similarities without the sign, ``(B, K, rows, columns)``, and the zero-shot probability of each class in
             each image, ``(B, K)``; both float32.
         """
-        pixels = self.encoder.normalise(images)
-        tokens = self.tokens(self.tokens.frozen(pixels)).float()
+        tokens = self.tokens(self.tokens.frozen(self.encoder.normalise(images))).float()
         logits = PRESENCE_SCALE * nn.functional.normalize(tokens[:, 0], dim=-1) @ self.text.T
-        return on_grid(self.similarity(tokens), self.tokens.vit.grid(pixels)), logits.softmax(dim=-1)
+        return on_grid(self.similarity(tokens), self.tokens.vit.grid(images)), logits.softmax(dim=-1)
+
+    def frozen_tokens(self, batch: Batch) -> Tensor:
+        """What the frozen part makes of training images; training keeps it in the cache."""
+        index = batch["index"].tolist()
+        found = self.cache.get(index)
+        if found is None:
+            found = self.tokens.frozen(self.encoder.normalise(batch["image"].to(self.device)))
+            if self.training:
+                self.cache.put(index, found)
+        return found.to(self.device)
 
     def coverage(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """Share of each patch inside the boxes of each class, ``(B, K, rows, columns)`` on the CPU."""
@@ -161,15 +170,10 @@ class HeatmapDetection(BaseModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of patches inside against outside the boxes."""
-        index, images = batch["index"].tolist(), batch["image"]
-        frozen = self.cache.get(index)
-        if frozen is None:
-            frozen = self.tokens.frozen(self.encoder.normalise(images))
-            self.cache.put(index, frozen)
-        similarity = self.similarity(self.tokens(frozen.to(self.device)).float())  # (B, HW, K)
-        inside = self.coverage(batch, self.tokens.vit.grid(images)).flatten(2).transpose(1, 2).to(self.device)
+        similarity = self.similarity(self.tokens(self.frozen_tokens(batch)).float())  # (B, HW, K)
+        inside = self.coverage(batch, self.tokens.vit.grid(batch["image"])).flatten(2).transpose(1, 2).to(self.device)
         loss = inside_loss(similarity, inside, self.hparams["logit_scale"], self.bias)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(index))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]))
         self.fitted = None  # what was fitted belongs to earlier weights
         return loss
 
@@ -194,8 +198,9 @@ class HeatmapDetection(BaseModule):
 
     def _training_maps(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.trainer.datamodule.gallery_dataloader():  # type: ignore[attr-defined]
-            maps = self(self.transfer_batch_to_device(batch, self.device, 0)["image"])[0].cpu()
-            yield from zip(maps, self.coverage(batch, (maps.shape[-2], maps.shape[-1])), strict=True)
+            grid = self.tokens.vit.grid(batch["image"])
+            maps = on_grid(self.similarity(self.tokens(self.frozen_tokens(batch)).float()), grid).cpu()
+            yield from zip(maps, self.coverage(batch, grid), strict=True)
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = fit_to_training_items
 
@@ -256,6 +261,7 @@ class HeatmapDetection(BaseModule):
     def on_test_epoch_end(self) -> None:
         """Log all figures with their intervals, floors and controls."""
         values = self.scores.compute(intervals=True)
+        self.tables = self.scores.tables(self.names)
         self.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
         self.scores.reset()
 

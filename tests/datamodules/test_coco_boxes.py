@@ -54,6 +54,12 @@ def test_corners_and_classes(content, read):
     assert batch["image"].shape == (3, 3, 224, 224)
 
 
+def test_boxes_without_extent_are_left_out_and_counted(content, read, capsys):
+    content["annotations"] += [{"id": 4, "image_id": 0, "category_id": 7, "bbox": [3, 3, 2.5, 0]}]
+    assert [len(boxes) for boxes in read(content).records("train").boxes] == [1, 0, 2]
+    assert "1 box(es) without width or height left out of 4" in capsys.readouterr().out
+
+
 def test_files_and_folders_of_other_names(content, read, tmp_path):
     for image in content["images"]:
         image["file_name"] = image["file_name"].removeprefix("sub/")
@@ -151,7 +157,7 @@ def test_areas_and_corners_in_json(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox": [3, 1, 0, 2]}, r"image sub/2\.png, object 1 \(car\): box \[3, 1, 3, 3\] is empty or inverted"),
+        ({"bbox": [3, 1, -1, 2]}, r"image sub/2\.png, object 1 \(car\): box \[3, 1, 2, 3\] is empty or inverted"),
         ({"bbox": [3, 1, 20, 2]}, r"image sub/2\.png, object 1 \(car\): .*outside the picture of 16 x 12"),
         ({"bbox": [3, 1, float("nan"), 2]}, r"image sub/2\.png, object 1 \(car\): .* is not finite"),
         ({"category_id": 8}, r"annotation 1 is of category 8, which is not listed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def block(folder: Path) -> dict[str, Any]:
 
 
 def test_a_test_without_training_beats_every_control(run_cli, place, capsys) -> None:
-    run_cli("test", "-c", "config.yaml", "--model.init_args.redundancy", "none", "--trainer.callbacks+=HeatmapPictures")
+    callbacks = ("--trainer.callbacks+=HeatmapPictures", "--trainer.callbacks+=DetectionTables")
+    run_cli("test", "-c", "config.yaml", "--model.init_args.redundancy", "none", *callbacks)
     found = block(place / "runs/world")
     metrics = found["metrics"]
     controls = {
@@ -78,6 +80,12 @@ def test_a_test_without_training_beats_every_control(run_cli, place, capsys) -> 
     assert "present (oracle)" in found["notes"]["convention"]
     assert "noise_map" in capsys.readouterr().out
     assert list((place / "runs/world/pictures").glob("heatmap_*.png"))
+    with (place / "runs/world/classes.csv").open() as file:
+        classes = [row for row in csv.DictReader(file) if row["boxes"] != "0"]
+    assert sum(float(row["ap_20"]) for row in classes) / len(classes) == pytest.approx(metrics["test/ap_20"], abs=1e-5)
+    with (place / "runs/world/diagnosis.csv").open() as file:
+        gaps = [float(row["inside"]) - float(row["outside"]) for row in csv.DictReader(file)]
+    assert sum(gaps) / len(gaps) == pytest.approx(metrics["test/gap"], abs=1e-5)
 
 
 def test_batch_size_changes_nothing(run_cli, place) -> None:
