@@ -210,10 +210,10 @@ def check_heatmap(notebook: NotebookNode, values: dict[str, Any]) -> None:
     # the adapter: a gain on vanilla, none on surgery, nothing from the boxes of other scenes
     adapted = values["adapted"]
     assert adapted["vanilla, after"]["gap_low"] > adapted["vanilla, before"]["gap_high"]
-    assert adapted["surgery, after"]["gap_high"] < adapted["surgery, before"]["gap"]
+    assert adapted["surgery, after"]["gap_low"] > adapted["surgery, before"]["gap_high"]
     assert adapted["surgery, boxes of other scenes, after"]["patch_auroc"] < 0.65
     assert values["gains"]["vanilla"][1] > 0.3
-    assert values["gains"]["surgery"][1] < 0 < values["gains"]["surgery"][2]
+    assert values["gains"]["surgery"][1] > 0
 
     module, plain = values["module"]
     assert module == pytest.approx(plain, abs=1e-6)
@@ -238,7 +238,7 @@ print(json.dumps({
     "support": support.tolist(),
     "ap": [ap.tolist(), low.tolist(), high.tolist()],
     "widths": [widths[few].mean(), widths[many].mean()],
-    "knn": [float(voter_trainer.callback_metrics["test/binary_map_macro"]), notes["random_codes_map_macro"]],
+    "knn": [float(voter_trainer.callback_metrics["test/binary_map_macro"]), notes["random_codes_map_macro_test"]],
     "votes": [float(weights.sum()), float(np.abs(by_hand - stored).max())],
     "distances": distances.tolist(),
     "counted": [int((votes.codes[row].int() != (codes[asked] > 0).int()).sum()) for row in positions],
@@ -269,9 +269,10 @@ def check_multilabel(notebook: NotebookNode, values: dict[str, Any]) -> None:
     metrics, test = values["metrics"], values["results"]
     for part in ("fold", "test"):
         assert metrics[f"{part}/binary_map_macro"] > metrics[f"{part}/random_map_macro"] + 0.3
-    assert metrics["test/random_map_macro"] == pytest.approx(values["prevalence"], abs=1e-6)
+    floor = metrics["test/random_map_macro"]
+    assert values["prevalence"] < floor < values["prevalence"] + 0.05  # a random order's AP is just above it
     assert test["metrics"]["test/soft_map_macro"] == pytest.approx(metrics["test/soft_map_macro"], abs=1e-6)
-    assert test["floors"]["test/soft_map_macro"] == pytest.approx(values["prevalence"], abs=1e-6)
+    assert test["floors"]["test/soft_map_macro"] == pytest.approx(floor, abs=1e-6)
     assert test["n"] == {part: sizes[part] for part in ("train", "fold", "test")}
     gap, low, high = values["gap"]
     assert gap == pytest.approx(metrics["test/soft_map_macro"] - metrics["test/binary_map_macro"], abs=1e-6)
