@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from datamodules.base import BaseDataModule
 from datamodules.box_dataset import DetectionDataset, collate_boxes, collate_squashed, read_sizes
 from datamodules.box_records import BoxRecords, check_objects, gather, join_records, tile_records
 from datamodules.folder import find_images
 from datamodules.folds import check_fold, check_holdout, fold_hash, read_or_make_folds
+from datamodules.samplers import UnpaddedSampler, WeightedDistributedSampler
 
 PARTS = ("train", "val", "test")
 
@@ -193,26 +195,43 @@ class DetectionData(BaseDataModule):
         for part in self.parts:
             write_coco_json(self.pictures(part), Path(folder).expanduser() / f"{part}.json", self.root)
 
-    def _loader(self, part: str, shuffle: bool = False) -> DataLoader[Any]:
-        collate = collate_boxes if self.image_size is None else collate_squashed
-        return self.loader(self.dataset(part), shuffle=shuffle, collate_fn=collate)
+    @cached_property
+    def sampler(self) -> WeightedDistributedSampler:
+        """What draws the training items, by their ``index``; every training loader takes it, so its weights stay."""
+        return WeightedDistributedSampler(self.dataset("train"), seed=int(os.environ.get("PL_GLOBAL_SEED", "0")))
+
+    def _loader(self, part: str, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
+        return DataLoader(
+            self.dataset(part),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.persistent_workers and self.num_workers > 0,
+            collate_fn=collate_boxes if self.image_size is None else collate_squashed,
+        )
+
+    def _scored_loader(self, part: str) -> DataLoader[Any]:
+        return self._loader(part, UnpaddedSampler(self.dataset(part)))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The training part, shuffled."""
-        return self._loader("train", shuffle=True)
+        """The training part, drawn by ``sampler``: shuffled, as long as nobody sets weights."""
+        if self.trainer is not None:  # Lightning tells the epoch after loader processes have started
+            self.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return self._loader("train", self.sampler)
 
     def gallery_dataloader(self) -> DataLoader[Any]:
-        """The training part in order, for what is fitted to it."""
+        """The training part in order, all of it on every process, for what is fitted to it."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation part."""
-        return self._loader("val")
+        """The validation part; every process takes its share."""
+        return self._scored_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test part."""
-        return self._loader("test")
+        """The test part; every process takes its share."""
+        return self._scored_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The folder of pictures, or the test part."""
-        return self._loader("predict" if self.predict_images else "test")
+        """The folder of pictures, or the test part; every process takes its share."""
+        return self._scored_loader("predict" if self.predict_images else "test")

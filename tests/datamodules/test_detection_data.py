@@ -79,14 +79,53 @@ def test_pictures_as_they_are_and_for_people(toy):
 
 def test_training_is_shuffled_and_the_gallery_is_not(toy):
     data = toy(image_size=4, batch_size=30)
-    torch.manual_seed(0)
-    first, second = (next(iter(data.train_dataloader()))["index"].tolist() for _ in range(2))
-    assert sorted(first) == sorted(second) == list(range(30))
-    assert first != second
-    assert first != list(range(30))
+    orders = []
+    for epoch in (0, 1, 0):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        orders.append(next(iter(loader))["index"].tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(30))
+    assert list(range(30)) not in orders
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
     gallery = next(iter(data.gallery_dataloader()))
     assert gallery["index"].tolist() == list(range(30))
     assert gallery["id"] == [f"{n:02d}" for n in range(30)]
+
+
+def test_weights_of_the_training_items_outlive_the_loader(toy):
+    data = toy(image_size=4, batch_size=30, num_folds=3)
+    weights = torch.zeros(28)
+    weights[[3, 20]] = 1
+    data.sampler.set_weights(weights)
+    for _ in range(2):
+        (batch,) = data.train_dataloader()
+        assert len(batch["index"]) == 28
+        assert set(batch["index"].tolist()) == {3, 20}
+    assert next(iter(data.gallery_dataloader()))["index"].tolist() == list(range(28))
+
+
+def test_processes_share_what_is_scored_and_each_sees_the_whole_gallery(toy, monkeypatch):
+    found = {"val": [], "test": [], "predict": [], "gallery": []}
+    for rank in range(4):
+        monkeypatch.setattr("datamodules.samplers.rank_and_world", lambda rank=rank: (rank, 4))
+        data = toy(image_size=4, batch_size=2)
+        for name, seen in found.items():
+            loader = getattr(data, f"{name}_dataloader")()
+            seen.append([index for batch in loader for index in batch["index"].tolist()])
+            assert len(loader) == -(-len(seen[-1]) // 2)
+    assert found["val"] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    assert found["test"] == found["predict"] == [[0, 1], [2, 3], [4], [5]]
+    assert found["gallery"] == [list(range(30))] * 4
+
+
+def test_the_seed_of_the_run_is_that_of_the_order(toy, monkeypatch):
+    orders = []
+    for seed in ("1", "2", "1"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        orders.append(list(toy().sampler))
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
 
 
 def test_workers_give_the_same_items(toy):
