@@ -52,8 +52,10 @@ from lightning_modules.metrics.retrieval import (
     hamming_recall_at_k,
     random_average_precision,
 )
+from lightning_modules.metrics.tide import TIDE, tide_errors, tide_gains
 
 __all__ = [
+    "TIDE",
     "DetectionScores",
     "DetectionSet",
     "HammingIndex",
@@ -98,6 +100,8 @@ __all__ = [
     "recalls",
     "t_interval",
     "threshold_scores",
+    "tide_errors",
+    "tide_gains",
     "vote_codes",
     "vote_labels",
     "worst_items",

@@ -1,0 +1,1 @@
+"""Trainable detectors, and the mining of the images that they find hard."""
