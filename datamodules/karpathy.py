@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from datamodules.annotation_files import read_json
+from datamodules.annotation_files import read_text
 from datamodules.splits import Splits
 
 PARTS = {"train": "development", "restval": "development", "val": "development", "test": "test"}
+ANOTHER = (
+    "It is not Karpathy's dataset_coco.json (neuraltalk2's cocotalk.json is another file); unpack that of "
+    "caption_datasets.zip, or set holdout: val2017."
+)
 
 
 def file_hash(path: Path) -> str:
@@ -32,16 +36,20 @@ def file_hash(path: Path) -> str:
 def _part_of_number(path: Path) -> dict[int, str]:
     """Development or test, by COCO's image number."""
     parts: dict[int, str] = {}
-    images: Any = read_json(path, ("images",))["images"]
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}). {ANOTHER}") from error
+    images = content.get("images") if isinstance(content, dict) else None
+    if not images:
+        raise ValueError(f"{path} has no images. {ANOTHER}")
     for row, entry in enumerate(images if isinstance(images, list) else [images]):
         try:
             number, part = int(entry["cocoid"]), PARTS[entry["split"]]
         except (KeyError, TypeError, ValueError) as error:
             found = f"no {error}" if isinstance(entry, dict) and isinstance(error, KeyError) else f"{error}"
             raise ValueError(
-                f"{path}: image {row} has no cocoid with a split train, restval, val or test ({found}). It is not "
-                "Karpathy's dataset_coco.json (neuraltalk2's cocotalk.json is another file); unpack that of "
-                "caption_datasets.zip, or set holdout: val2017."
+                f"{path}: image {row} has no cocoid with a split train, restval, val or test ({found}). {ANOTHER}"
             ) from error
         if number in parts:
             raise ValueError(f"{path}: COCO image {number} is in it twice. Unpack the file again.")

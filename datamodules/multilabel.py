@@ -21,6 +21,8 @@ from datamodules.image_text import ImageTextDataset
 from datamodules.live_images import LiveBatches, light_augmentation
 from datamodules.splits import hash_splits
 
+USED = ("train", "fold", "test")  # parts that are trained on or scored
+
 
 class MultilabelData(BaseDataModule):
     """Items with labels: a development pool in folds, and a hold-out part.
@@ -171,6 +173,11 @@ class MultilabelData(BaseDataModule):
     def part_of(self, name: str) -> str:
         """Where the items of ``train``, ``select``, ``fold`` and ``test`` come from."""
         return "test" if name == "test" else "development"
+
+    def unlabelled(self) -> dict[str, int]:
+        """How many items of ``train``, ``fold`` and ``test`` have no label at all: negatives of every class."""
+        labelled = {name: self.labels[self.part_of(name)][self.rows[name]].any(axis=1) for name in USED}
+        return {f"unlabelled_{name}": int((~rows).sum()) for name, rows in labelled.items()}
 
     def ids_of(self, name: str, positions: Tensor | np.ndarray) -> list[str]:
         """The ids of items of ``train``, ``select``, ``fold`` or ``test`` by their ``index``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FALLING = ("loss", "error", "mae")  # parts of the names of metrics of which less is better
+
+LETTERS = 14  # of the small print to an inch
 
 
 def ablation_tables(record: Mapping[str, Any]) -> list[Table]:
@@ -111,8 +114,10 @@ def marginals_figure(record: Mapping[str, Any]) -> Figure | None:
             axes.sharey(all_axes[0])
             axes.tick_params(labelleft=False)
     all_axes[0].set_ylabel(record["metric"])
-    bars = "bars: 95 % t-interval over seeds" if len(record["seeds"]) > 1 else "one seed, no interval"
-    figure.supxlabel(f"mean over the other factors; {bars}; grey: single settings", fontsize=8, color="#555555")
+    bars = "bars: 95\N{NO-BREAK SPACE}% t-interval over seeds" if len(record["seeds"]) > 1 else "one seed, no interval"
+    said = f"mean over the other factors; {bars}; grey: single settings"
+    letters = int(figure.get_figwidth() * LETTERS)
+    figure.supxlabel(textwrap.fill(said, letters), fontsize=8, color="#555555")
     return figure
 
 

@@ -32,17 +32,20 @@ def run_jobs(
             is empty when nothing speaks against it.
 
     Raises:
-        ValueError: ``report`` told to start no more while some were left, or Ray is not installed.
+        ValueError: ``report`` told to start no more while some were left or none had ended well, or Ray is not
+            installed.
         KeyboardInterrupt: After the children were stopped.
     """
     launch = _run_with_ray if launcher == "ray" else _run_local
     seconds: list[float] = []
+    well = 0
     halt, cause = threading.Event(), ""
     with ExitStack() as stack:
         stack.enter_context(terminate_as_interrupt())
         ended = stack.enter_context(closing(launch(jobs, workers, devices, halt)))
         for job, outcome in ended:
             seconds.append(outcome.seconds)
+            well += outcome.code == 0
             text, against = report(job, outcome)
             cause = cause or against
             left = len(jobs) - len(seconds)
@@ -51,10 +54,12 @@ def run_jobs(
             say(f"{job.name}, {duration(outcome.seconds)}: {text}{until}")
             if cause:
                 halt.set()
-    if cause and len(seconds) < len(jobs):
-        left = len(jobs) - len(seconds)
+    left = len(jobs) - len(seconds)
+    if cause and left:
         others = "The other one was" if left == 1 else f"The other {left} were"
         raise ValueError(f"{cause} {others} not started: mend this first.")
+    if cause and not well:
+        raise ValueError(cause)
 
 
 def say(line: str) -> None:

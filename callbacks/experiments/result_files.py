@@ -17,8 +17,9 @@ PARTS = ("fold", "test")
 CURES = {
     "crossval.json": "Delete it and give the crossval command again: finished folds are kept, this file is made anew.",
     "ablation.json": "Delete it and give the ablate command again: finished cells are kept, this file is made anew.",
-    "results.json": "Delete it and give the command of the run again.",
+    "results.json": "Delete it and give the command of the run again, or that of its crossval.",
 }
+AGAIN = "Give the crossval command again; it runs only what is missing."
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 COMMANDS = """\
   crossval.json    python cli.py crossval -c CONFIG --num_folds 5
@@ -131,20 +132,36 @@ def read_crossval(folder: Path) -> Experiment:
         ValueError: crossval.json is damaged, or an item was scored in two folds or is in the hold-out too.
     """
     record = read_record(folder / "crossval.json", ("folds", "metrics"))
-    runs, missing = {}, []
+    runs, missing, absent = {}, [], []
     count = int(record.get("num_folds") or len(record["folds"]))
     for fold in range(count):
         entry = record["folds"].get(str(fold), {"status": "missing"})
         place = folder / str(entry.get("folder") or f"fold_{fold}")
         if entry.get("status") == "done" and (place / "results.json").is_file():
-            runs[fold] = read_run(place, f"fold {fold}", missing)
-        else:
+            run = read_run(place, f"fold {fold}", missing)
+            runs |= {fold: run} if run.block else {}
+        elif entry.get("status") == "failed":
             error = str(entry.get("error") or "").strip()
             said = f" It said: {error.splitlines()[-1]}" if error else ""
-            state = "failed" if entry.get("status") == "failed" else "is missing"
-            missing.append(f"Fold {fold} {state}.{said} Give the crossval command again; it runs only what is missing.")
+            missing.append(f"Fold {fold} failed.{said} {AGAIN}")
+        else:
+            absent.append(str(fold))
+    if absent:
+        which = f"Fold {absent[0]} is" if len(absent) == 1 else f"Folds {', '.join(absent)} are"
+        missing.append(f"{which} missing. {AGAIN}")
     check_apart(runs)
-    return Experiment("crossval", folder, record, runs, missing)
+    return Experiment("crossval", folder, without_lost(record, runs), runs, missing)
+
+
+def without_lost(record: dict[str, Any], runs: dict[int, Run]) -> dict[str, Any]:
+    """crossval.json without the folds whose files are no longer there: their figures cannot be checked any more."""
+    from callbacks.experiments.summary import metric_statistics
+
+    counted = {int(fold) for entry in record["metrics"].values() for fold in entry["values"]}
+    if counted <= set(runs):
+        return record
+    kept = {name: value for name, value in record.items() if name != "ensemble"}
+    return kept | {"metrics": metric_statistics({fold: run.block for fold, run in runs.items()})}
 
 
 def check_apart(runs: dict[int, Run]) -> None:
@@ -193,6 +210,9 @@ def read_run(folder: Path, name: str, missing: list[str]) -> Run:
     block, predictions, worst = {}, None, []
     try:
         block = read_record(folder / "results.json", ("test",))["test"]
+        if not isinstance(block, dict) or not isinstance(block.get("metrics"), dict):
+            block = {}
+            raise ValueError(f"{folder / 'results.json'} is damaged: no metrics. {CURES['results.json']}")
     except (OSError, ValueError) as error:
         missing.append(f"The scores of {name}: {error}")
     try:

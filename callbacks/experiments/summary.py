@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.experiments.runs import State, experiment_name, read_state, write_json
-from callbacks.experiments.tables import interval, number
+from callbacks.experiments.scored_classes import classes_without, means_over, named
+from callbacks.experiments.tables import interval, number, span
 from callbacks.experiments.wandb_runs import log_summary
 
 CONFIDENCE = 0.95
@@ -28,7 +29,8 @@ def summarise(folder: Path, config: dict[str, Any], num_folds: int, announce: bo
         What was written.
 
     Raises:
-        ValueError: The folds were cut differently, or their hold-out parts are not the same items.
+        ValueError: The folds were cut differently, their hold-out parts are not the same items, or predictions of
+            one are damaged; then what an earlier call wrote is left as it was.
     """
     from callbacks.experiments.ensemble_summary import ensemble_block, left_out
 
@@ -45,17 +47,17 @@ def summarise(folder: Path, config: dict[str, Any], num_folds: int, announce: bo
         "confidence": CONFIDENCE,
         "convention": notes.get("convention"),
         "notes": notes,
+        "n": item_counts(done),
+        "classes_without": classes_without(done),
         "seed": config.get("seed_everything"),
     }
-    write_json(folder / "crossval.json", record)
     lines = []
     if len(done) > 1:
         files = {fold: folder / f"fold_{fold}" / "predictions.npz" for fold in done}
         lines = left_out(files)
-        record["ensemble"] = ensemble_block({fold: file for fold, file in files.items() if file.is_file()})
-        if record["ensemble"] is None:
-            del record["ensemble"]
-        write_json(folder / "crossval.json", record)
+        ensemble = ensemble_block({fold: file for fold, file in files.items() if file.is_file()})
+        record |= {"ensemble": ensemble} if ensemble else {}
+    write_json(folder / "crossval.json", record)
     print_summary(record, folder, lines)
     if announce and done:
         log_summary(config["trainer"].get("logger"), record["name"], folder, config, summary_values(record))
@@ -169,13 +171,15 @@ def print_summary(record: Mapping[str, Any], folder: Path, left_out: Iterable[st
         console.print(table)
     if record.get("ensemble"):
         print_ensemble(record["ensemble"], console)
-    lines = [f"n: {', '.join(f'{value:g} {key[2:]}' for key, value in counts(record['notes']).items())}"]
-    lines = lines if counts(record["notes"]) else []
+    lines = [f"n: {', '.join(f'{span(ends)} {part}' for part, ends in record['n'].items())}"] if record["n"] else []
+    for part, words in (("fold", "folds"), ("test", "hold-out")):
+        lines += [f"{words}: {said}"] if (said := means_over(record, part)) else []
+    lines += [said] if (said := named(record["classes_without"], len(done))) else []
     lines += [f"convention: {record['convention']}"] if record["convention"] else []
     lines += ["interval: t-distribution over folds; folds share training items, so it is rather narrow"]
-    for fold, entry in record["folds"].items():
-        if entry["status"] != "done":
-            lines.append(f"fold {fold} {entry['status']}{': ' + entry['error'] if entry.get('error') else ''}")
+    lines += [f"fold {fold} failed: {e['error']}" for fold, e in record["folds"].items() if e["status"] == "failed"]
+    missing = [fold for fold, entry in record["folds"].items() if entry["status"] == "missing"]
+    lines += [f"not run yet: fold {', '.join(missing)}"] if missing else []
     lines += [*left_out, f"written to {folder / 'crossval.json'}"]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -206,6 +210,15 @@ def print_ensemble(block: Mapping[str, Any], console: Any) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def counts(notes: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of items among the notes."""
-    return {name: value for name, value in notes.items() if name.startswith("n_") and isinstance(value, int | float)}
+def item_counts(blocks: Mapping[int, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """The numbers of items that the runs noted: part to the least and the largest.
+
+    >>> item_counts({0: {"notes": {"n_train": 41}}, 1: {"notes": {"n_train": 42, "bits": 64}}})
+    {'train': [41, 42]}
+    """
+    found: dict[str, list[int]] = {}
+    for block in blocks.values():
+        for name, value in (block.get("notes") or {}).items():
+            if name.startswith("n_") and isinstance(value, int | float):
+                found.setdefault(name[2:], []).append(int(value))
+    return {part: [min(values), max(values)] for part, values in found.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -174,6 +174,17 @@ def number(value: float | None, digits: int = 4, signed: bool = False) -> str:
     if value is None or value != value:
         return NOTHING
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def span(values: Iterable[float]) -> str:
+    """Whole numbers from the least to the largest.
+
+    >>> span([41, 42, 41]), span([1200.0])
+    ('41 to 42', '1,200')
+    """
+    numbers = sorted(int(value) for value in values)
+    low, high = f"{numbers[0]:,}", f"{numbers[-1]:,}"
+    return low if low == high else f"{low} to {high}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 4) -> str:

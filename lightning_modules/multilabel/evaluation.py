@@ -19,7 +19,8 @@ from lightning_modules.multilabel.knn import KnnVotes
 CONVENTION = (
     "AP of each class by scikit-learn's definition, macro over the classes with a positive; decisions at probability "
     "0.5 and, where a name ends in _fitted, at the thresholds with the best F1 on the training items; soft: classifier "
-    "on relaxed codes, binary: on their signs; floor: the class frequencies of the training items as the prediction"
+    "on relaxed codes, binary: on their signs; floor: the class frequencies of the training items as the prediction, "
+    "of mAP the expectation of a random order (micro: the larger of the two)"
 )
 HEADLINE = ["map_macro", "map_micro", "f1_macro_fitted", "f1_micro_fitted", "auroc_macro", "lrap"]
 
@@ -162,9 +163,14 @@ def test_notes(fitted: Fitted, predictions: dict[str, dict[str, Tensor]], bits: 
         "headline": HEADLINE,
         "n_train": fitted.count,
         **{f"n_{part}": len(values["index"]) for part, values in predictions.items()},
+        "num_classes": len(fitted.class_names),
         "classes_not_trained": fitted.absent_classes,
     }
-    if bits:
-        labels = predictions["test"]["labels"]
-        notes["random_codes_map_macro"] = random_codes_map(labels, fitted.train_frequency, bits, k)
+    for part, values in predictions.items():
+        present = values["labels"].any(dim=0).tolist()
+        names = zip(fitted.class_names, present, strict=True)
+        notes[f"classes_not_scored_{part}"] = [name for name, scored in names if not scored]
+        if bits:
+            reached = random_codes_map(values["labels"], fitted.train_frequency, bits, k)
+            notes[f"random_codes_map_macro_{part}"] = reached
     return notes

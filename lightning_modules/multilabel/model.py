@@ -104,13 +104,19 @@ def scorings(bits: int | None, head: Head) -> tuple[str, ...]:
 
 
 def check_settings(
-    bits: int | None, head: Head, weights: dict[str, float], unfreeze_blocks: int, rates: tuple[float, float, float]
+    bits: int | None,
+    head: Head,
+    neighbours: int,
+    weights: dict[str, float],
+    unfreeze_blocks: int,
+    rates: tuple[float, float, float],
 ) -> None:
     """Refuse settings that do not fit together.
 
     Args:
         bits: Length of the code; None = no hash layer.
         head: The classifier.
+        neighbours: K of the KNN head, and of the votes between random codes that others are compared with.
         weights: Weight of each loss term.
         unfreeze_blocks: Tower blocks that are trained.
         rates: Learning rate of the new layers, of the towers, and the lowest.
@@ -122,6 +128,8 @@ def check_settings(
         raise ValueError(f"bits is {bits}; a code needs at least 1 bit, and null leaves the hash layer out.")
     if head == "knn" and bits is None:
         raise ValueError("head knn compares binary codes; set bits, for example to 64.")
+    if neighbours < 1:
+        raise ValueError(f"knn_neighbours is {neighbours}; at least 1 neighbour must vote. Set it to 20, for example.")
     if weights["alignment"] and not unfreeze_blocks:
         raise ValueError(
             f"alignment_weight is {weights['alignment']}, but with frozen towers (unfreeze_blocks 0) the cosine of "
@@ -135,3 +143,16 @@ def check_settings(
     lr, tower_lr, min_lr = rates
     if lr <= 0 or tower_lr <= 0 or not 0 <= min_lr <= lr:
         raise ValueError(f"lr is {lr}, tower_lr {tower_lr}, min_lr {min_lr}; above 0 and 0 <= min_lr <= lr are needed.")
+
+
+def check_neighbours(neighbours: int, items: int) -> None:
+    """Refuse a K for which the training items are too few, as none of them votes for itself.
+
+    Raises:
+        ValueError: Names the largest K.
+    """
+    if neighbours >= items:
+        raise ValueError(
+            f"knn_neighbours is {neighbours}; each of {items} training items needs that many others to vote. Lower "
+            f"knn_neighbours to at most {items - 1}."
+        )

@@ -14,7 +14,7 @@ from lightning_modules.metrics.multilabel_floors import prior_scores
 from lightning_modules.multilabel.evaluation import Fitted, in_order, joined, part_scores, selection_notes, test_notes
 from lightning_modules.multilabel.knn import KnnVotes
 from lightning_modules.multilabel.losses import alignment_loss, loss_terms
-from lightning_modules.multilabel.model import HashClassifier, check_settings, scorings
+from lightning_modules.multilabel.model import HashClassifier, check_neighbours, check_settings, scorings
 from lightning_modules.multilabel.networks import decompose
 from lightning_modules.multilabel.schedule import adamw_with_schedule, optimiser_steps
 from lightning_modules.multilabel.towers import LiveTowers
@@ -96,7 +96,7 @@ class MultilabelHashing(BaseModule):
     ) -> None:
         weights = {"quantisation": quantisation_weight, "balance": balance_weight}
         weights |= {"decorrelation": decorrelation_weight, "alignment": alignment_weight}
-        check_settings(bits, head, weights, unfreeze_blocks, (lr, tower_lr, min_lr))
+        check_settings(bits, head, knn_neighbours, weights, unfreeze_blocks, (lr, tower_lr, min_lr))
         super().__init__()
 
     def configure_models(self) -> None:
@@ -172,9 +172,9 @@ class MultilabelHashing(BaseModule):
 
     def check_items(self) -> None:
         """Remember what is trained on; refuse weights that were trained on what is to be scored, and too large a K."""
-        data, k = self.trainer.datamodule, self.hparams["knn_neighbours"]  # type: ignore[attr-defined]
-        if self.hparams["head"] == "knn" and not 1 <= k < (count := len(data.rows["train"])):
-            raise ValueError(f"knn_neighbours is {k}; each of {count} training items needs that many others to vote.")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.hparams["head"] == "knn":
+            check_neighbours(self.hparams["knn_neighbours"], len(data.rows["train"]))
         if self.split_sha256 not in (None, data.split_sha256):
             raise ValueError(
                 "The checkpoint was trained on other items than this fold's: what would be scored here may have been "
@@ -272,7 +272,8 @@ class MultilabelHashing(BaseModule):
             return selection_notes(len(self.trainer.datamodule.rows["select"]))
         settings = self.hparams["bits"], self.hparams["knn_neighbours"]
         notes = test_notes(self.fit_to_training_items(), self.predictions, *settings)
-        return {**notes, "folds_sha256": self.trainer.datamodule.folds_sha256}
+        data = self.trainer.datamodule
+        return {**notes, "folds_sha256": data.folds_sha256, **data.unlabelled()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was fitted; it is fitted now unless that takes a pass of the towers over all images."""

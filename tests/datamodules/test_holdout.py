@@ -172,7 +172,10 @@ def test_images_that_karpathy_does_not_name_are_left_out(make_data, karpathy):
     [
         (lambda images: '{"images": [', "is not JSON"),
         (lambda images: [1], "has no images"),
-        (lambda images: {"images": None}, "image 0 has no cocoid"),
+        (lambda images: {"foo": 1}, r"has no images\. It is not Karpathy's dataset_coco\.json.*unpack that of"),
+        (lambda images: {"images": []}, r"has no images\. It is not Karpathy's dataset_coco\.json.*holdout: val2017"),
+        (lambda images: {"images": None}, "has no images"),
+        (lambda images: {"images": "x"}, "image 0 has no cocoid"),
         (lambda images: {"images": [{"id": 1, "file_path": "x", "split": "train"}]}, r"no 'cocoid'.*cocotalk\.json"),
         (lambda images: {"images": [{**images[0], "split": "dev"}]}, r"train, restval, val or test \(no 'dev'\)"),
         (lambda images: {"images": [{**images[0], "cocoid": "x"}]}, "image 0 has no cocoid"),

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
+from result_folders import write_ablation
 
 from callbacks.experiments.ablation import marginal
+from callbacks.experiments.ablation_tables import marginals_figure
 from callbacks.experiments.grid import Factor, cells_of, read_factors
 from lightning_modules.messages.settings import leaves
 
@@ -150,6 +152,22 @@ def test_levels_are_compared_over_the_same_cells() -> None:
     # seed 0: both cells count; seed 1: only x, as 2y is missing
     assert (one["mean"], two["mean"]) == (np.mean([(1 + 3) / 2, 2]), np.mean([(5 + 9) / 2, 6]))
     assert (one["n"], one["combinations"]) == (2, 2)
+
+
+@pytest.mark.parametrize("factors", [1, 2])
+def test_the_words_of_the_figure_are_within_it(tmp_path, factors: int) -> None:
+    content = write_ablation(tmp_path)
+    names = list(content["factors"])[:factors]
+    content["marginals"] = {name: content["marginals"][name][:2] for name in names}
+    for cell in content["cells"]:
+        cell["settings"] = {name: content["marginals"][name][0]["value"] for name in names}
+    figure = marginals_figure(content)
+    figure.savefig(tmp_path / "figure.png")  # settles the layout
+    box = figure.get_tightbbox()  # of all that is drawn, in inches
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth()
+    assert box.y1 <= figure.get_figheight()
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)

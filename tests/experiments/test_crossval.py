@@ -48,6 +48,14 @@ def test_every_fold_runs_once_and_the_figures_are_right(run_cli, fold_config, st
     assert "0.6807" in shown
     assert "convention: toy" in shown
     assert "3 of 3 folds" in shown
+    assert found["n"] == {"fold": [8, 10]}
+    assert "\nn: 8 to 10 fold\n" in shown
+    assert "folds: mAP macro over 1 to 3 of 3 classes; the others have no positive there" in shown
+    assert "hold-out: mAP" not in shown  # the toy says nothing of it
+    assert found["classes_without"] == {"cat": [1, 2], "dog": [2]}
+    unscored = "2 classes have no positive in some folds and are not scored there: cat (fold 1, 2), dog (fold 2)"
+    assert shown.count(unscored) == 1
+    assert "mAP macro over 1 to 3 of 3 classes" in (tmp_path / "runs/toy/report.md").read_text()
     saved = yaml.safe_load((tmp_path / "runs/toy/crossval.yaml").read_text())
     assert saved["data"]["init_args"]["num_folds"] == 3
     assert "folds" not in saved  # it is a configuration of fit
@@ -164,6 +172,22 @@ def test_without_any_finished_fold_the_reasons_are_told(fails, fold_config, star
         assert f"fold {fold} failed: exit code 1: error: RuntimeError: the fold broke." in shown
     assert summary(tmp_path)["metrics"] == {}
     assert "Fold 1 failed. It said:" in (tmp_path / "runs/toy/report.md").read_text()
+
+
+def test_a_mistake_in_the_only_fold_is_the_one_message(fails, fold_config, started, tmp_path) -> None:
+    (tmp_path / "mistake_0").touch()
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "500", "--folds", "[0]")
+    assert shown.splitlines()[-1].startswith("error: fold 0: exit code 2: error: num_folds is 500, too many")
+    assert shown.count("500, too many") == 2  # as the fold ends; the end
+    assert started == ["fold 0"]
+    assert not list((tmp_path / "runs/toy").glob("*.json")) + list((tmp_path / "runs/toy").glob("report.*"))
+
+
+def test_folds_that_were_not_run_are_one_line(run_cli, fold_config, started, tmp_path, capsys) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "4", "--folds", "[1]")
+    shown = capsys.readouterr().out
+    assert "not run yet: fold 0, 2, 3\n" in shown
+    assert "missing: Folds 0, 2, 3 are missing. Give the crossval command again" in shown
 
 
 def test_two_experiments_do_not_share_a_folder(fails, run_cli, fold_config, started, tmp_path) -> None:

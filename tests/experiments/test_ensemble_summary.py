@@ -7,43 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score
+from toy_predictions import BITS, N, made_folds
 
 from callbacks.experiments.ensemble_summary import ensemble_block
-
-N, C, BITS, FOLDS = 120, 4, 16, 3
-SCORES = (0.7, 0.9, 0.8)
-
-
-def made_folds() -> list[dict[str, np.ndarray]]:
-    """Predictions of three models whose bits are permuted and flipped copies, with errors of each."""
-    rng = np.random.default_rng(0)
-    labels = (rng.random((N, C)) < 0.3).astype(np.uint8)
-    weight = rng.normal(size=(C, BITS)).astype(np.float32)
-    truth = np.sign((labels * 2.0 - 1) @ weight + 0.1)
-    folds = []
-    for fold in range(FOLDS):
-        flips = np.where(rng.random((N, BITS)) < 0.25, -1, 1)
-        order, sign = rng.permutation(BITS), rng.choice([-1, 1], BITS)
-        codes, own = (truth * flips)[:, order] * sign, weight[:, order] * sign
-        binary = 1 / (1 + np.exp(-(codes @ own.T)))
-        soft = np.clip(binary + rng.normal(scale=0.05, size=(N, C)), 0, 1)
-        folds.append(
-            {
-                "test_ids": np.array([f"item{n}" for n in range(N)]),
-                "test_labels": labels,
-                "test_soft": soft.astype(np.float32),
-                "test_binary": binary.astype(np.float32),
-                "test_codes": np.packbits(codes > 0, axis=1),
-                "soft_thresholds": np.full(C, 0.3 + 0.1 * fold, np.float32),
-                "binary_thresholds": np.full(C, 0.4, np.float32),
-                "classifier_weight": own.astype(np.float32),
-                "classifier_bias": np.zeros(C, np.float32),
-                "class_names": np.array(list("abcd")),
-                "bits": np.array(BITS),
-                "score": np.array(SCORES[fold]),
-            }
-        )
-    return folds
 
 
 def saved(folder: Path, folds: list[dict[str, np.ndarray]]) -> dict[int, Path]:
@@ -193,3 +159,18 @@ def test_a_damaged_file_is_named_with_its_cure(tmp_path) -> None:
     files[1].write_bytes(files[1].read_bytes()[:200])
     with pytest.raises(ValueError, match=r"fold_1/predictions.npz is damaged.*--ckpt_path best` writes it again"):
         ensemble_block(files)
+
+
+def test_damaged_predictions_leave_earlier_results_as_they_were(fails, run_cli, fold_config, started, tmp_path) -> None:
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    folder = tmp_path / "runs/toy"
+    for fold, arrays in enumerate(made_folds()):
+        np.savez_compressed(folder / f"fold_{fold}/predictions.npz", **arrays)
+    run_cli("crossval", "-c", fold_config, "--num_folds", "3")
+    before = {name: (folder / name).read_bytes() for name in ("crossval.json", "report.html")}
+    assert b'"probability mean, soft"' in before["crossval.json"]
+    file = folder / "fold_1/predictions.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "3")
+    assert "fold_1/predictions.npz is damaged" in shown
+    assert {name: (folder / name).read_bytes() for name in before} == before

@@ -163,6 +163,19 @@ def test_what_speaks_against_more_jobs_starts_no_more(tmp_path) -> None:
     assert [(tmp_path / str(n)).exists() for n in range(3)] == [True, False, False]
 
 
+def test_a_mistake_of_the_only_or_last_job_is_raised_unless_one_ended_well(tmp_path) -> None:
+    def told(job: Job, outcome: Outcome) -> tuple[str, str]:
+        return ("FAILED", "no such key.") if outcome.code == 2 else ("", "")
+
+    def exits(*codes: int) -> list[Job]:
+        return [job(tmp_path / f"{n}", f"raise SystemExit({code})", f"fold {n}") for n, code in enumerate(codes)]
+
+    for codes in ((2,), (1, 2)):
+        with pytest.raises(ValueError, match=r"^no such key\.$"):
+            run_jobs(exits(*codes), "local", 1, 1, told)
+    run_jobs(exits(0, 2), "local", 1, 1, told)
+
+
 def test_a_missing_ray_is_told(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install clip-suite\[ray\]"):

@@ -61,11 +61,36 @@ def test_main_table_gives_mean_sd_interval_and_floor_with_the_best_in_bold(cross
     for words in (
         "n = 600 items, each scored once",
         "Convention: AP over all items",
+        "of mAP the expectation of a random order",
         "Random codes reach a mAP macro of 0.0712",
+        "Random codes reach a mAP macro of 0.0834",
     ):
         assert words in page
         assert words in markdown
         assert words in latex
+    notes = {part: page.partition(f'id="scores-{part}"')[2].partition("</section>")[0] for part in ("fold", "test")}
+    assert ("0.0712" in notes["fold"], "0.0834" in notes["fold"]) == (True, False)
+    assert ("0.0712" in notes["test"], "0.0834" in notes["test"]) == (False, True)
+    labels = {part: [a[f"{part}_labels"] for a in arrays_of(crossval[0])] for part in notes}
+    bare = {"fold": sum((~part.any(axis=1)).sum() for part in labels["fold"]), "test": 0}
+    bare["test"] = (~labels["test"][0].any(axis=1)).sum()
+    for part, count in (("fold", 600), ("test", 150)):
+        said = f"{bare[part]} of the {count} scored items and 3 of the training items"
+        assert f"Without any label, so negatives of every class: {said}." in notes[part]
+
+
+def test_macro_means_say_over_how_many_classes_they_are(crossval, tmp_path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(crossval[0], folder)
+    file = folder / "crossval.json"
+    record = json.loads(file.read_text())
+    record["notes"]["num_classes"] = 14
+    record["metrics"]["fold/soft_classes_scored"]["values"]["2"] = 11.0
+    file.write_text(json.dumps(record))
+    for text in (file.read_text() for file in write_report(folder)):
+        assert "mAP macro over 11 to 12 of 14 classes; the others have no positive there." in text
+        assert "mAP macro over 12 of 14 classes" in text  # the hold-out
+    assert "classes; the others" not in crossval[2]  # where all are scored
 
 
 def test_lower_is_better_where_it_is_and_a_missed_floor_is_marked(crossval) -> None:
@@ -123,9 +148,15 @@ def test_classes_show_the_mean_over_folds_beside_the_pooled_score(crossval) -> N
     means = np.nanmean(fold_precisions_of(arrays), axis=0)
     assert list(rows) == [names[c] for c in np.argsort(-means)]
     for c, name in enumerate(names):
-        support, share, mean, ap, ends, precision, recall, _ = rows[name]
+        support, random, mean, ap, ends, precision, recall, _ = rows[name]
         assert mean == f"{means[c]:.4f}"
-        assert (int(support), share, ap) == (labels[:, c].sum(), f"{labels[:, c].mean():.4f}", f"{aps[c]:.4f}")
+        assert (int(support), ap) == (labels[:, c].sum(), f"{aps[c]:.4f}")
+        expected = []
+        for part in (a["fold_labels"] for a in arrays):  # a positive at rank r: (1 + (r - 1)(R - 1)/(n - 1)) / r
+            ranks, positives = np.arange(1, len(part) + 1), part[:, c].sum()
+            ahead = (ranks - 1) * (positives - 1) / (len(part) - 1)
+            expected += [((1 + ahead) / ranks).mean()] if positives else []
+        assert random == f"{np.mean(expected):.4f}"
         low, high = map(float, ends.strip("[]").split(", "))
         assert low < aps[c] < high
         hits = (decided[:, c] & (labels[:, c] == 1)).sum()
@@ -258,6 +289,32 @@ def test_eighty_classes_show_the_ends(tmp_path) -> None:
     aps = [float(row[3]) for row in best + worst]  # means over folds
     assert aps == sorted(aps, reverse=True)
     check_latex(latex)
+
+
+def test_a_fold_whose_results_are_damaged_does_not_count_as_finished(crossval, tmp_path, capsys) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(crossval[0], folder)
+    (folder / "fold_3" / "results.json").write_text("{torn")
+    page, markdown, _ = (file.read_text() for file in write_report(folder))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("missing: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"missing: The scores of fold 3: {folder}/fold_3/results.json is damaged: Expecting")
+    assert "<b>4 of 5</b> folds finished" in page
+    values = [crossval[1]["metrics"]["fold/soft_map_macro"]["values"][str(fold)] for fold in (0, 1, 2, 4)]
+    row = next(row for row in rows_of(page, "scores-fold") if row[0] == "mAP macro")
+    assert row[1].startswith(f"{np.mean(values):.4f} {PM} {np.std(values, ddof=1):.4f}")
+    assert rows_of(page, "by-fold-soft")[3] == ["Fold 3", *["\N{EN DASH}"] * 6]
+    assert 'id="ensembles"' not in page  # one of its models is that of the fold
+    assert "n = 480 items" in markdown
+    assert "Missing: fold 3." in markdown
+
+
+@pytest.mark.parametrize("content", ['{"test": null}', '{"test": {"metrics": 1}}'])
+def test_results_without_metrics_are_damaged(crossval, tmp_path, content: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(crossval[0] / "fold_0", folder)
+    (folder / "results.json").write_text(content)
+    assert "results.json is damaged: no metrics. Delete it" in write_report(folder)[0].read_text()
 
 
 def test_missing_and_failed_folds_are_named_and_the_rest_is_reported(crossval, tmp_path) -> None:

@@ -224,12 +224,36 @@ def test_prior_scores_are_those_of_a_constant():
     wanted = by_sklearn(constant, labels)
     always = by_sklearn(constant, labels, fitted)
     wanted |= {f"{name}_fitted": always[name] for name in THRESHOLD_SCORES}
+    for name in ("map_macro", "map_weighted"):  # of a random order, which is better than a constant
+        assert found.pop(name) > wanted.pop(name)
     assert found == pytest.approx(wanted, abs=1e-6)
-    prevalence = labels.double().mean(dim=0)
-    assert found["map_macro"] == pytest.approx(prevalence[1:].mean().item(), abs=1e-12)
     assert found["auroc_macro"] == 0.5
     with pytest.raises(ValueError, match="same list of classes"):
         prior_scores(frequency[:5], labels)
+
+
+def test_the_floors_of_map_are_the_mean_over_random_orders():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((23, 6), int)
+    for column, positives in enumerate((0, 1, 2, 5, 11, 23)):  # rare classes as in a small fold, one without any
+        labels[:positives, column] = 1
+    counts = labels.sum(axis=0)
+    scored = counts > 0
+    drawn, pooled = [], []
+    for _ in range(1000):
+        scores = rng.random(labels.shape)
+        drawn.append([sk.average_precision_score(labels[:, c], scores[:, c]) for c in np.flatnonzero(scored)])
+        pooled.append(sk.average_precision_score(labels.ravel(), scores.ravel()))
+    mean, error = np.mean(drawn, axis=0), np.std(drawn, axis=0).max() / 1000**0.5
+    found = prior_scores(torch.full((6,), 0.3), torch.from_numpy(labels))
+    assert found["map_macro"] == pytest.approx(mean.mean(), abs=4 * error)
+    assert found["map_weighted"] == pytest.approx(np.average(mean, weights=counts[scored]), abs=4 * error)
+    assert found["map_micro"] == pytest.approx(np.mean(pooled), abs=4 * np.std(pooled) / 1000**0.5)
+    assert found["map_macro"] > labels.mean(axis=0)[scored].mean() + 0.05  # what a constant reaches
+    informed = prior_scores(torch.from_numpy(labels.mean(axis=0)), torch.from_numpy(labels))
+    constant = sk.average_precision_score(labels.ravel(), np.broadcast_to(labels.mean(axis=0), labels.shape).ravel())
+    assert informed["map_micro"] == pytest.approx(constant, abs=1e-9)  # the larger here
+    assert np.isnan(prior_scores(torch.full((6,), 0.3), torch.zeros(3, 6, dtype=torch.int64))["map_macro"])
 
 
 def test_the_metric_counts_an_index_once_and_sorts_by_it():

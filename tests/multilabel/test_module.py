@@ -70,7 +70,11 @@ def test_each_variant_learns_and_its_figures_are_those_of_scikit_learn(tmp_path,
             f1 = f1_score(labels, decided, average="macro")
             assert run.callback_metrics[f"{part}/{kind}_f1_macro_fitted"].item() == pytest.approx(f1, abs=1e-6)
             floor = run.callback_metrics[f"{part}/random_map_macro"].item()
-            assert floor == pytest.approx(labels.mean(), abs=1e-6)  # the mean prevalence
+            n, positives = len(labels), labels.sum(axis=0)
+            harmonic = (1 / np.arange(1, n + 1)).sum()
+            # a positive at rank r has precision (1 + (r - 1)(R - 1)/(n - 1)) / r on average
+            ahead = (positives - 1) / (n - 1)
+            assert floor == pytest.approx(np.mean(harmonic + ahead * (n - harmonic)) / n, abs=1e-6)
             assert expected > floor + 0.2
 
 
@@ -158,6 +162,7 @@ def test_a_term_without_gradient_is_refused_with_the_reason() -> None:
     [
         ({"bits": 0}, "bits is 0"),
         ({"bits": None, "head": "knn"}, "head knn compares binary codes"),
+        ({"head": "knn", "knn_neighbours": 0}, "knn_neighbours is 0; at least 1 neighbour must vote. Set it to 20"),
         ({"balance_weight": -1.0}, "balance_weight is -1.0"),
         ({"unfreeze_blocks": -1}, "unfreeze_blocks is -1"),
         ({"lr": 0.0}, "lr is 0.0"),
@@ -171,8 +176,27 @@ def test_settings_that_do_not_fit(settings, message) -> None:
 
 def test_more_neighbours_than_the_gallery_holds(tmp_path) -> None:
     run, data = trainer(tmp_path, epochs=1), planted_data(tmp_path)
-    with pytest.raises(ValueError, match="knn_neighbours is 500; each of 72 training items needs that many others"):
-        run.fit(MultilabelHashing(**SMALL, head="knn", knn_neighbours=500), datamodule=data)
+    with pytest.raises(ValueError, match=r"is 72; each of 72 .* others to vote\. Lower knn_neighbours to at most 71\."):
+        run.fit(MultilabelHashing(**SMALL, head="knn", knn_neighbours=72), datamodule=data)
+
+
+def test_notes_count_what_is_not_scored_and_give_random_codes_their_score_on_each_part(tmp_path) -> None:
+    source = PlantedSource(tmp_path)
+    labels = source.parts["test"].labels
+    labels[:, 3] = 0
+    labels[:5] = 0
+    module, _, data = trained(tmp_path, source, epochs=1)
+    notes = module.result_notes()
+    assert notes["num_classes"] == 4
+    assert (notes["classes_not_scored_fold"], notes["classes_not_scored_test"]) == ([], ["tree"])
+    pool = source.parts["development"].labels
+    for name in ("train", "fold"):
+        assert notes[f"unlabelled_{name}"] == (pool[data.rows[name]].sum(axis=1) == 0).sum() > 0
+    assert notes["unlabelled_test"] == (labels.sum(axis=1) == 0).sum() >= 5
+    for part in ("fold", "test"):  # near the floor, with which such codes share that they know nothing
+        own = module.trainer.callback_metrics[f"{part}/random_map_macro"].item()
+        assert notes[f"random_codes_map_macro_{part}"] == pytest.approx(own, abs=0.1)
+    assert notes["random_codes_map_macro_fold"] != notes["random_codes_map_macro_test"]
 
 
 def test_trained_towers_need_live_images(tmp_path) -> None:

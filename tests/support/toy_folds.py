@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from toy_run import ToyData, ToyModule
 
@@ -14,7 +15,8 @@ from toy_run import ToyData, ToyModule
 class FoldData(ToyData):
     """Random rows that pretend to be cut into folds.
 
-    A file ``fail_<fold>`` or ``kill_<fold>`` in the working folder makes the run of that fold fail or die.
+    A file ``fail_<fold>``, ``mistake_<fold>`` or ``kill_<fold>`` in the working folder makes the run of that fold fail,
+    refuse its settings, or die.
 
     Args:
         num_folds: Number of folds.
@@ -42,6 +44,8 @@ class FoldData(ToyData):
     def setup(self, stage: str) -> None:
         if Path(f"fail_{self.fold}").exists():
             raise RuntimeError("the fold broke")
+        if Path(f"mistake_{self.fold}").exists():
+            raise MisconfigurationException(f"num_folds is {self.num_folds}, too many")
         if Path(f"kill_{self.fold}").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         super().setup(stage)
@@ -54,8 +58,17 @@ class FoldModule(ToyModule):
         fold = self.trainer.datamodule.fold
         seed = int(os.environ["PL_GLOBAL_SEED"])
         self.log("fold/soft_map_macro", 0.5 + 0.1 * fold**2 + 0.01 * seed + 0.001 * self.hparams["width"])
+        self.log("fold/soft_classes_scored", float(3 - fold))
         self.log("test/soft_map_macro", 0.4 + 0.1 * fold)
 
     def result_notes(self) -> dict[str, Any]:
         fold = self.trainer.datamodule.fold
-        return {"convention": "toy", "n_fold": 8.0 + fold, "folds_sha256": "abc", "random_map_macro": 0.1 * (fold + 1)}
+        absent = ["cat", "dog"][:fold]
+        return {
+            "convention": "toy",
+            "n_fold": 8.0 + fold,
+            "folds_sha256": "abc",
+            "random_map_macro": 0.1 * (fold + 1),
+            "num_classes": 3,
+            "classes_not_scored_fold": absent,
+        }

@@ -49,7 +49,8 @@ def class_rows(pooled: Pooled) -> list[dict[str, Any]]:
     """For each class name, support, average precision with interval; precision, recall and F1 of the decisions.
 
     ``values`` are its average precisions in the folds, NaN in one without a positive. ``drawn`` is what classes are
-    sorted and drawn by: the mean of those, or the average precision itself of a single run.
+    sorted and drawn by: the mean of those, or the average precision itself of a single run; ``random`` is what a random
+    order is expected to reach there.
 
     The decisions are those of the model that scored the item, with its own thresholds; class_table, which knows one
     set of thresholds, gives the rest.
@@ -64,14 +65,27 @@ def class_rows(pooled: Pooled) -> list[dict[str, Any]]:
     found = (pooled.decisions & pooled.labels).sum(axis=0)
     predicted, present = pooled.decisions.sum(axis=0), pooled.labels.sum(axis=0)
     folds = fold_precisions(pooled) if several(pooled) else None
+    random = random_precisions(pooled)
     for c, row in enumerate(rows):
         row["values"] = [] if folds is None else folds[:, c].tolist()
         known = [value for value in row["values"] if value == value]
         row["drawn"] = row["ap"] if folds is None else float(np.mean(known)) if known else float("nan")
+        row["random"] = random[c]
         row["precision"] = found[c] / max(1, predicted[c])
         row["recall"] = found[c] / max(1, present[c])
         row["f1"] = 2 * found[c] / max(1, predicted[c] + present[c])
     return rows
+
+
+def random_precisions(pooled: Pooled) -> list[float]:
+    """The expected average precision of a random order of each class, mean over the folds with a positive of it."""
+    import torch
+
+    from lightning_modules.metrics.ap_from_histogram import random_average_precision
+
+    parts = [torch.from_numpy(pooled.labels[pooled.fold == fold]) for fold in pooled.folds]
+    expected = [random_average_precision(part.sum(dim=0), len(part), empty="skip") for part in parts]
+    return torch.stack(expected).nanmean(dim=0).tolist()
 
 
 def several(pooled: Pooled) -> bool:
@@ -106,7 +120,8 @@ def class_tables(rows: Sequence[dict[str, Any]], pooled: Pooled) -> list[Table]:
         )
     else:
         explained = "AP: average precision with 95 % bootstrap interval over items."
-    notes = [f"{explained} Support: items with the class. Its share of all items is the AP of a random order."]
+    where = " in the same folds, on average over them" if several(pooled) else ""
+    notes = [f"{explained} Support: items with the class. Random order: the AP that it is expected to reach{where}."]
     notes += [f"Without a positive, so without AP: {', '.join(absent)}."] if absent else []
     if len(known) <= WHOLE:
         return [_table("classes", "All classes, best first", known, notes, pooled)]
@@ -121,9 +136,8 @@ def _table(name: str, title: str, rows: Sequence[dict[str, Any]], notes: Sequenc
     for row in rows:
         ap = [number(row["drawn"])] if means else []
         ap += [number(row["ap"]), interval(row["ap_low"], row["ap_high"], 3)]
-        share = number(float(row["support"]) / len(pooled.labels))
         rates = [number(float(row[key]), 3) for key in ("precision", "recall", "f1")]
-        lines.append([str(row["name"]), f"{int(row['support']):,}", share, *ap, *rates])
+        lines.append([str(row["name"]), f"{int(row['support']):,}", number(row["random"]), *ap, *rates])
     scores = ["Mean over folds", "Pooled AP"] if means else ["AP"]
-    head = ["Class", "Support", "Share", *scores, "Interval", "Precision", "Recall", "F1"]
+    head = ["Class", "Support", "Random order", *scores, "Interval", "Precision", "Recall", "F1"]
     return Table(name, title, head, lines, "l" + "r" * (len(head) - 1), notes)

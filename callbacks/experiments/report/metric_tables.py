@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from callbacks.experiments.result_files import SCORINGS
+from callbacks.experiments.scored_classes import COUNT
 from callbacks.experiments.tables import NOTHING, Cell, Table, interval, number
 
 NAMES = {
@@ -31,7 +32,6 @@ LOWER = ("hamming_loss", "ranking_loss", "coverage_error", "mae")
 BY_FOLD = ("map_macro", "map_micro", "f1_macro_fitted", "f1_micro_fitted", "auroc_macro", "lrap")
 SCORING_NAMES = {"soft": "soft codes", "binary": "binary codes"}
 KEYS = ("map_macro", "f1_macro_fitted")  # of an ensemble
-COUNT = "classes_scored"  # logged beside the scores, but none
 ARROW = "\N{DOWNWARDS ARROW}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 DAGGER = "\N{DAGGER}"

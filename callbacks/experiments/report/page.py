@@ -32,7 +32,8 @@ def write_report(folder: Path) -> list[Path]:
     """Write ``report.html``, ``report.md`` and ``report.tex`` to the folder of an experiment.
 
     Nothing is trained or scored by a network: everything comes from crossval.json or ablation.json and from the
-    results.json, predictions.npz and worst/ of the runs. What is missing or damaged there is named in the report.
+    results.json, predictions.npz and worst/ of the runs. What is missing or damaged there is named in the report and
+    printed, a line each.
 
     Args:
         folder: Of a cross-validation, an ablation, or a single run.
@@ -52,6 +53,8 @@ def write_report(folder: Path) -> list[Path]:
     for ending, page in pages.items():
         files.append(folder / f"report.{ending}")
         replace_file(files[-1], lambda file, page=page: file.write(page.encode()))
+    for text in document.missing:
+        print(f"missing: {' '.join(text.split())}", flush=True)
     return files
 
 

@@ -11,10 +11,12 @@ from callbacks.experiments.report.documents import Chart
 from callbacks.experiments.report.figures import Spread, spread_figure
 from callbacks.experiments.report.metric_tables import SCORING_NAMES, table_of
 from callbacks.experiments.result_files import PARTS, SCORINGS, Experiment, Run, how_to_test_again
-from callbacks.experiments.tables import Table, number
+from callbacks.experiments.scored_classes import means_over
+from callbacks.experiments.tables import Table, number, span
 
 KINDS = {"crossval": "Cross-validation", "ablation": "Ablation", "run": "Run"}
-STATED = ("convention", "random_codes_map_macro", "class_names")  # notes with a place of their own
+# beginnings of the names of notes with a place of their own
+STATED = ("n_", "convention", "random_codes_map_macro", "num_classes", "unlabelled_")
 UNEQUAL = 2e-4  # between a score in results.json and the same from predictions.npz, which are float32
 
 
@@ -67,12 +69,17 @@ def statements(experiment: Experiment, part: str) -> list[str]:
         once = ", each scored once" if part == "fold" and len(runs) > 1 else ", scored by the model of every fold"
         said.append(f"n = {count:,} items{once if experiment.kind == 'crossval' else ''}.")
     if train:
-        amount = f"{min(train):,}" if min(train) == max(train) else f"{min(train):,} to {max(train):,}"
-        said.append(f"Trained on {amount} items.")
+        said.append(f"Trained on {span(train)} items.")
+    said += unlabelled(notes, part, count)
+    said += [f"{over}."] if (over := means_over(record, part)) else []
     if convention := record.get("convention") or next((e["convention"] for e in notes if e.get("convention")), None):
         said.append(f"Convention: {str(convention).rstrip('.')}.")
-    said.append("Floor: predicting for every item the frequency of each label in the training rows.")
-    random = [float(e["random_codes_map_macro"]) for e in notes if e.get("random_codes_map_macro") is not None]
+    said.append(
+        "Floor: predicting for every item the frequency of each label in the training rows; of mAP the expectation of "
+        "a random order of the items (micro: the larger of the two)."
+    )
+    key = f"random_codes_map_macro_{part}"
+    random = [float(entry[key]) for entry in notes if entry.get(key) is not None]
     if random:
         said.append(f"Random codes reach a mAP macro of {number(float(np.mean(random)))}.")
     count = int(record.get("num_folds") or 0)
@@ -80,6 +87,28 @@ def statements(experiment: Experiment, part: str) -> list[str]:
     if absent:
         said.append(f"Missing: fold{'s' if len(absent) > 1 else ''} {', '.join(absent)}.")
     return said
+
+
+def unlabelled(notes: Sequence[Mapping[str, Any]], part: str, count: int) -> list[str]:
+    """A sentence on the items without any label, where there are some.
+
+    Args:
+        notes: Those of each run.
+        part: ``fold`` or ``test``.
+        count: Items that were scored.
+
+    >>> unlabelled([{"unlabelled_train": 8, "unlabelled_fold": 2}, {"unlabelled_train": 7}], "fold", 20)
+    ['Without any label, so negatives of every class: 2 of the 20 scored items and 7 to 8 of the training items.']
+    """
+    each = [int(entry.get(f"unlabelled_{part}") or 0) for entry in notes]
+    train = [int(entry.get("unlabelled_train") or 0) for entry in notes]
+    if not any(each + train):
+        return []
+    scored = sum(each) if part == "fold" else max(each)
+    return [
+        f"Without any label, so negatives of every class: {scored:,} of the {count:,} scored items and {span(train)} "
+        "of the training items."
+    ]
 
 
 def scored_items(record: Mapping[str, Any]) -> list[str]:
@@ -120,7 +149,7 @@ def notes_table(record: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) 
     notes = record.get("notes") or (blocks[0].get("notes") if blocks else None) or {}
     rows = []
     for name, value in notes.items():
-        if name in STATED or name.startswith("n_") or isinstance(value, dict | list) or value is None:
+        if name.startswith(STATED) or isinstance(value, dict | list) or value is None:
             continue
         text = (
             number(value)
