@@ -270,6 +270,13 @@ def test_wrong_settings_are_told(settings, message, visual, images) -> None:
     assert resolve_path("gem").num_layers == 6
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("path", PATHS)
+def test_a_gpu_gives_the_tokens_of_the_processor(path, visual, images) -> None:
+    here = dense_tokens(visual, images, path)
+    torch.testing.assert_close(dense_tokens(visual.cuda(), images.cuda(), path).cpu(), here, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.skipif(not GOLDENS, reason="CLIP_SUITE_GOLDENS does not point at the reference arrays")
 def test_the_reference_implementation() -> None:
     from open_clip.model import QuickGELU

@@ -107,6 +107,17 @@ def test_both_backends_rank_alike(bits, top_k):
     torch.testing.assert_close(stable_precision_sums(pairs, top_k), stable_sums_torch(pairs, top_k), rtol=1e-12, atol=0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("top_k", [None, 50])
+def test_a_gpu_gives_the_values_of_the_processor(top_k):
+    matrices = random_pairs(64, 24, n_query=200, n_database=5000)
+    here, there = pack_pairs(*matrices), pack_pairs(*(matrix.cuda() for matrix in matrices))
+    assert there.device.type == "cuda"
+    assert torch.equal(distance_histograms(there).cpu(), distance_histograms(here))
+    found = stable_precision_sums(there, top_k).cpu()
+    torch.testing.assert_close(found, stable_precision_sums(here, top_k), rtol=1e-12, atol=0)
+
+
 def test_blocks_and_threads_do_not_change_anything(monkeypatch):
     pairs = pack_pairs(*random_pairs(12, 6, n_query=300, n_database=4000))
     expected = histograms_torch(pairs), stable_sums_torch(pairs, 10), stable_sums_torch(pairs)
