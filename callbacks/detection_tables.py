@@ -22,10 +22,11 @@ class DetectionTables(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the tables."""
         tables: dict[str, tuple[Sequence[str], list[list[Any]]]] = getattr(pl_module, "tables", {})
+        folder = run_folder(trainer)  # on every process: they tell each other
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         for name, (heading, rows) in tables.items():
-            write_table(run_folder(trainer) / name, heading, rows)
+            write_table(folder / name, heading, rows)
 
 
 def write_table(path: Path, heading: Sequence[str], rows: list[list[Any]]) -> None:

@@ -212,9 +212,12 @@ def test_two_processes_give_the_figures_of_one(place) -> None:
     config = yaml.safe_load((place / "config.yaml").read_text())
     config["model"]["init_args"] |= {"sign": "fitted", "threshold": "fitted"}
     config["data"]["init_args"]["split_dir"] = str(place / "splits")
+    config["trainer"]["callbacks"] = [{"class_path": "HeatmapPictures"}, {"class_path": "DetectionTables"}]
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     for processes in (1, 2):
         launch(DDP_RUN, processes, place, place / f"runs/{processes}")
     one, two = (block(place / f"runs/{processes}")["metrics"] for processes in (1, 2))
     assert two == pytest.approx(one, abs=1e-6)
     assert block(place / "runs/2")["processes"] == 2
+    rows = [(place / f"runs/{processes}/diagnosis.csv").read_text().splitlines() for processes in (1, 2)]
+    assert [row.split(",")[:2] for row in rows[1]] == [row.split(",")[:2] for row in rows[0]]  # each pair once
