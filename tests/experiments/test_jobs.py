@@ -109,7 +109,7 @@ def test_an_interruption_stops_the_children_and_theirs(launcher: str, number: in
     )
 
     def interrupt() -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90  # Ray starts slowly on a busy machine
         while not (tmp_path / "pids").exists() and time.monotonic() < end:
             time.sleep(0.02)
         os.kill(os.getpid(), number)
