@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,18 +14,29 @@ from torch import Tensor
 
 from lightning_modules.detection.records import (
     HardNegative,
+    HardNegatives,
     check_labels,
     error_records,
     flatten_images,
     overlooked_score,
 )
+from lightning_modules.detection.report import Report, make_report, save_report
 from lightning_modules.detection.weights import check_ratio, ema, hardest_losses, hardness_weights
 from lightning_modules.metrics.boxes import Floats
 from lightning_modules.metrics.detection_curves import class_means
-from lightning_modules.metrics.detection_matching import DetectionSet
-from lightning_modules.metrics.tide import TYPES, TideErrors, tide_errors, tide_gains
+from lightning_modules.metrics.detection_matching import DetectionSet, image_starts
+from lightning_modules.metrics.rows import Ints
+from lightning_modules.metrics.tide import DUPLICATE, MISSED, TYPES, tide_errors, tide_gains
 
-__all__ = ["HardNegative", "HardNegativeMiner", "ema", "hardest_losses", "hardness_weights", "overlooked_score"]
+__all__ = [
+    "HardNegative",
+    "HardNegativeMiner",
+    "HardNegatives",
+    "ema",
+    "hardest_losses",
+    "hardness_weights",
+    "overlooked_score",
+]
 
 Strategy = Literal["confidence_based", "iou_based", "loss_based", "tide"]
 NEAR = 0.1  # an IoU this close to the threshold is a doubtful one
@@ -94,9 +102,16 @@ class HardNegativeMiner:
 
     def reset(self) -> None:
         """Forget all images, as before another round."""
-        self.hard_negatives: list[HardNegative] = []
+        self._parts: list[HardNegatives] = []
         self.counts: Counter[str] = Counter()
         self.hardness: dict[int, float] = {}  # of each image, by its index
+
+    @property
+    def hard_negatives(self) -> HardNegatives:
+        """All hard negatives since the last ``reset``, in the order in which they were mined."""
+        if len(self._parts) != 1:
+            self._parts = [HardNegatives.joined(self._parts)]
+        return self._parts[0]
 
     def find_hard_negatives(
         self,
@@ -104,7 +119,7 @@ class HardNegativeMiner:
         ground_truth: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         image_path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
         losses: Tensor | Sequence[float] | None = None,
-    ) -> list[HardNegative]:
+    ) -> HardNegatives:
         """Mine one image or several, and keep what was found for the report.
 
         Args:
@@ -116,7 +131,7 @@ class HardNegativeMiner:
                 batch's number of boxes, as detectors of the DETR family give, says nothing about one image.
 
         Returns:
-            The hard negatives, image after image.
+            The hard negatives, image after image: a sequence of ``HardNegative``, held as columns.
 
         Raises:
             ValueError: Malformed images, as with unequal lengths, boxes inside out, scores that are not finite or
@@ -128,31 +143,59 @@ class HardNegativeMiner:
         if len(names) != len(truths):
             raise ValueError(f"There are {len(truths)} images and {len(names)} image paths; give one an image.")
         index = [int(truth.get("index", len(self.hardness) + i)) for i, truth in enumerate(truths)]
-        data = flatten_images(found, truths, names)
+        return self.mine(flatten_images(found, truths, names), index, names, losses)
+
+    def mine(
+        self,
+        data: DetectionSet,
+        index: Sequence[int] | Ints,
+        names: Sequence[str | None],
+        losses: Tensor | Sequence[float] | None = None,
+    ) -> HardNegatives:
+        """``find_hard_negatives`` of N images that are flattened already, as a metric collects them.
+
+        Args:
+            data: Predictions and truths.
+            index: (N,) position of each image in the dataset.
+            names: (N,) ``image_id`` of its hard negatives.
+            losses: (N,) see ``find_hard_negatives``.
+
+        Returns:
+            The hard negatives, image after image.
+
+        Raises:
+            ValueError: Labels that are no class; unequal numbers of images, indices, names and losses.
+        """
+        images, places = data.num_images, np.asarray(index, dtype=np.int64)
+        if not len(places) == len(names) == images:
+            raise ValueError(
+                f"There are {images} images, {len(places)} indices and {len(names)} names; give one an image."
+            )
         num_classes = self._num_classes(data)
         check_labels(data, num_classes, names)
-        per_image = self._hardest(losses, len(truths))
+        hardness = self._hardest(losses, images)
 
         confident = data.scores >= np.broadcast_to(self.confidence_threshold, num_classes)[data.labels]
         kept = np.flatnonzero(confident)
-        part = data._replace(**{name: getattr(data, name)[kept] for name in ("image", "boxes", "scores", "labels")})
-        errors = tide_errors(part, num_classes, self.iou_threshold, NOTHING * self.iou_threshold)
-        starts = np.searchsorted(data.image, np.arange(len(truths)))
-        records, place = error_records(errors, kept, starts, index, names)
-        weights = np.asarray(self.weigh(records, data) if losses is None else per_image[place], dtype=np.float64)
-        trusted = ~np.array([record.suspected_label_error for record in records], dtype=bool)
-        summed = np.bincount(place, weights * trusted, minlength=len(truths))
-        self.hardness.update(zip(index, (summed if losses is None else per_image).tolist(), strict=True))
-        hard = [record for record, weight in zip(records, weights.tolist(), strict=True) if weight > 0]
-        self.hard_negatives += hard
-        self._count(errors, len(data.scores), int((~confident).sum()))
+        rows = {name: getattr(data, name).take(kept, axis=0) for name in ("image", "boxes", "scores", "labels")}
+        errors = tide_errors(data._replace(**rows), num_classes, self.iou_threshold, NOTHING * self.iou_threshold)
+        records, place = error_records(errors, kept, image_starts(data.image, images), places, names)
+        weights = np.asarray(self.weigh(records, data) if losses is None else hardness[place], dtype=np.float64)
+        if losses is None:
+            trusted = weights * ~records.suspected_label_error
+            hardness = np.bincount(place, trusted, minlength=images).astype(np.float64)  # integers without any record
+        self.hardness.update(zip(places.tolist(), hardness.tolist(), strict=True))
+        hard = records.take(np.flatnonzero(weights > 0))
+        self._parts.append(hard)
+        truths = int((~data.truth_ignored).sum())
+        self._count(records, len(confident), len(confident) - len(kept), int(errors.found.sum()), truths)
         return hard
 
-    def weigh(self, errors: Sequence[HardNegative], data: DetectionSet) -> Sequence[float] | Floats:
+    def weigh(self, errors: HardNegatives, data: DetectionSet) -> Sequence[float] | Floats:
         """How hard each error is; override it for a strategy of your own.
 
         Args:
-            errors: All errors of a call (R).
+            errors: All errors of a call (R): a sequence of ``HardNegative`` to iterate, or columns to compute with.
             data: Predictions and truths of that call, those below the confidence threshold too.
 
         Returns:
@@ -160,16 +203,16 @@ class HardNegativeMiner:
             errors.
         """
         if self.strategy == "confidence_based":
-            own = {"duplicate": 0.0, "missed": 1.0}
-            return [own.get(error.type, error.confidence) for error in errors]
+            sure = np.where(errors.kind == DUPLICATE, 0.0, errors.confidence.clip(0))  # a similarity may lie below 0
+            return np.where(errors.kind == MISSED, 1.0, sure)
         if self.strategy == "iou_based":
-            return [float(abs(error.iou - self.iou_threshold) <= NEAR) for error in errors]
+            return (errors.kind != MISSED) & (np.abs(errors.iou - self.iou_threshold) <= NEAR)
         gains = tide_gains(tide_errors(data, self._num_classes(data), self.iou_threshold, NOTHING * self.iou_threshold))
-        number = Counter(error.type for error in errors)
-        share = {name: max(0.0, float(class_means(gains[name]))) / number[name] for name in number}
-        return [share[error.type] for error in errors]
+        number = np.bincount(errors.kind, minlength=len(TYPES))
+        gain = np.array([max(0.0, float(class_means(gains[name]))) for name in TYPES])  # 0 where it is not a number
+        return (gain / np.maximum(number, 1))[errors.kind]
 
-    def generate_report(self) -> dict[str, dict[str, Any]]:
+    def generate_report(self) -> Report:
         """Sum up all images since the last ``reset``; with ``save_samples`` also write it and the hard negatives.
 
         Returns:
@@ -179,28 +222,9 @@ class HardNegativeMiner:
             of each. ``metrics``: ``precision``, ``recall``, ``f1_score`` and ``hard_negative_rate``, hard negatives by
             predictions; NaN where nothing is to be divided.
         """
-        counts = self.counts
-        hits, false, lost = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
-        statistics = {
-            "total_predictions": counts["total_predictions"],
-            "hard_negatives": len(self.hard_negatives),
-            "false_positives": false,
-            "false_negatives": lost,
-            "true_positives": hits,
-            "below_threshold": counts["below_threshold"],
-            "ignored": counts["ignored"],
-            "suspected_label_errors": sum(record.suspected_label_error for record in self.hard_negatives),
-            "types": {name: counts[name] for name in TYPES},
-        }
-        metrics = {
-            "precision": _share(hits, hits + false),
-            "recall": _share(hits, hits + lost),
-            "f1_score": _share(2 * hits, 2 * hits + false + lost),
-            "hard_negative_rate": _share(len(self.hard_negatives), counts["total_predictions"]),
-        }
-        report: dict[str, dict[str, Any]] = {"statistics": statistics, "metrics": metrics}
+        report = make_report(self.counts, self.hard_negatives)
         if self.save_samples:
-            self._save(report)
+            save_report(report, self.hard_negatives, self.output_dir)
         return report
 
     def weights(self, num_images: int, cap: float = 10.0) -> Tensor:
@@ -237,12 +261,12 @@ class HardNegativeMiner:
         hardness[index] = torch.tensor(list(self.hardness.values()), dtype=torch.float64)
         return hardness
 
-    def _count(self, errors: TideErrors, total: int, below: int) -> None:
-        truths = int((~errors.matches.truth_ignored).sum())
-        hits, false = int(errors.found.sum()), int((errors.kind >= 0).sum())
+    def _count(self, errors: HardNegatives, total: int, below: int, hits: int, truths: int) -> None:
+        types = np.bincount(errors.kind, minlength=len(TYPES)).tolist()
+        false = len(errors) - types[MISSED]
         self.counts.update(total_predictions=total, below_threshold=below, ignored=total - below - hits - false)
         self.counts.update(true_positives=hits, false_positives=false, false_negatives=truths - hits)
-        self.counts.update(dict(zip(TYPES, errors.per_class().sum(axis=1).tolist(), strict=True)))
+        self.counts.update(dict(zip(TYPES, types, strict=True)))
 
     def _num_classes(self, data: DetectionSet) -> int:
         """One for each threshold, else up to the highest label."""
@@ -259,16 +283,3 @@ class HardNegativeMiner:
         if values.shape != (images,):
             raise ValueError(f"losses have shape {values.shape} and there are {images} images; give each its own loss.")
         return hardest_losses(values, self.hard_negative_ratio / 2)
-
-    def _save(self, report: Mapping[str, Any]) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        lines = [json.dumps(record._asdict()) + "\n" for record in self.hard_negatives]
-        (self.output_dir / "hard_negatives.jsonl").write_text("".join(lines))
-        for index, name in {(record.image_index, record.image_id) for record in self.hard_negatives}:
-            if name is not None and Path(name).is_file():
-                shutil.copyfile(name, self.output_dir / f"{index:06d}_{Path(name).name}")
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan

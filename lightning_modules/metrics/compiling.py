@@ -12,11 +12,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """Let numba compile a function of numbers and arrays when it is first called.
 
-    The code is kept on disk beside the function's file or in the user's cache folder (``NUMBA_CACHE_DIR`` names another
-    one). Floating-point arithmetic is that of the source, in its order, so that ties stay ties.
-
     Args:
-        function: Loops over arrays; it calls no other compiled function.
+        function: See ``jit``; it calls no other compiled function.
 
     Returns:
         The function, compiled.
@@ -31,18 +28,30 @@ def compiled(function: Function) -> Function:
     >>> int(total(np.arange(4)))
     6
     """
-
-    @cache
-    def built() -> Callable[..., Any]:
-        from numba import njit
-
-        try:
-            return cast(Callable[..., Any], njit(nogil=True, error_model="numpy", cache=True)(function))
-        except RuntimeError:  # no folder that can be written to: compiled anew in each process
-            return cast(Callable[..., Any], njit(nogil=True, error_model="numpy")(function))
+    built = cache(lambda: jit(function))
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
         return built()(*arguments)
 
     return cast(Function, call)
+
+
+def jit(function: Function) -> Function:
+    """Like ``compiled`` for files that are imported late themselves: imports numba, and the functions call each other.
+
+    The code is kept on disk beside the function's file or in the user's cache folder (``NUMBA_CACHE_DIR`` names another
+    one). Floating-point arithmetic is that of the source, in its order, so that ties stay ties.
+
+    Args:
+        function: Loops over arrays.
+
+    Returns:
+        The function, compiled at its first call.
+    """
+    from numba import njit
+
+    try:
+        return cast(Function, njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # no folder that can be written to: compiled anew in each process
+        return cast(Function, njit(nogil=True, error_model="numpy")(function))

@@ -6,15 +6,15 @@ Average precision, its intervals, error types and hard-negative mining all read 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.boxes import Bools, Floats, box_iou
-from lightning_modules.metrics.compiling import compiled
-from lightning_modules.metrics.rows import Ints, ragged_rows
+from lightning_modules.metrics.boxes import Bools, Floats
+from lightning_modules.metrics.rows import Ints
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5)  # heatmap boxes are coarse, so the low ones are of interest
 MAX_DETECTIONS = 100  # COCO's
@@ -129,29 +129,27 @@ def match_flat(
                 f"A {name} has label {labels.min() if labels.min() < 0 else labels.max()}, but num_classes is "
                 f"{num_classes}: labels go from 0 to {num_classes - 1}."
             )
-    group, truth_group = (
-        image * num_classes + labels
-        for image, labels in ((data.image, data.labels), (data.truth_image, data.truth_labels))
-    )
-    order = np.lexsort((-data.scores, group))  # stable: ties as given
-    truth_order = np.lexsort((data.truth_ignored, truth_group))  # ignored truths last, as the walk needs
-    group, truth_group = group[order], truth_group[truth_order]
-    counted = np.arange(len(group)) - np.searchsorted(group, group) < max_detections
-    order, group = order[counted], group[counted]
-    first = np.searchsorted(truth_group, group)
-    sizes = np.searchsorted(truth_group, group, "right") - first
-
-    rows, columns = np.repeat(order, sizes), truth_order[ragged_rows(first, sizes)]  # (P,) pairs of a group
-    overlaps = box_iou(data.boxes[rows], data.truth_boxes[columns], data.truth_ignored[columns])
-    found = np.full((len(ious), len(order)), -1)
-    _match(first, sizes, overlaps, data.truth_ignored[truth_order], np.minimum(ious, 1 - 1e-10), found)
+    from lightning_modules.metrics.detection_kernels import match
 
     truth = np.full((len(ious), len(data.scores)), -1)
     ignored = np.ones(truth.shape, dtype=bool)
-    matched = found >= 0
-    names = np.append(truth_order, -1)[found]  # -1 stays -1
-    truth[:, order] = names
-    ignored[:, order] = matched & np.append(data.truth_ignored, False)[names]
+    match(
+        np.argsort(-data.scores),
+        data.image,
+        np.ascontiguousarray(data.scores),  # a column of a table would be compiled once more
+        image_starts(data.image, data.num_images),
+        np.ascontiguousarray(data.boxes),
+        data.labels,
+        image_starts(data.truth_image, data.num_images),
+        np.ascontiguousarray(data.truth_boxes),
+        data.truth_labels,
+        data.truth_ignored,
+        num_classes,
+        np.minimum(ious, 1 - 1e-10),
+        max_detections,
+        truth,
+        ignored,
+    )
     return Matches(
         data.num_images,
         num_classes,
@@ -167,24 +165,28 @@ def match_flat(
     )
 
 
-@compiled
-def _match(first: Ints, sizes: Ints, overlaps: Floats, ignored: Bools, thresholds: Floats, found: Ints) -> None:
-    """Give each detection its truth, in the order of the walk; a truth belongs to one group, so groups need no mark."""
-    for k in range(len(thresholds)):
-        taken = np.zeros(len(ignored), np.bool_)
-        pair = 0
-        for detection in range(len(first)):
-            best, choice = thresholds[k], -1
-            for truth in range(first[detection], first[detection] + sizes[detection]):
-                overlap = overlaps[pair]
-                pair += 1
-                if ignored[truth] and choice >= 0 and not ignored[choice]:
-                    continue
-                if overlap >= best and (ignored[truth] or not taken[truth]):
-                    best, choice = overlap, truth
-            if choice >= 0:
-                taken[choice] = True
-            found[k, detection] = choice
+def image_starts(image: Ints, num_images: int) -> Ints:
+    """First row of each image.
+
+    Args:
+        image: (D,) image of each row, ascending.
+        num_images: Number of images (N).
+
+    Returns:
+        (N + 1,), D at its end.
+
+    Raises:
+        ValueError: Images that do not ascend, below 0 or not below N.
+
+    >>> image_starts(np.array([0, 0, 2]), num_images=3)
+    array([0, 2, 2, 3])
+    """
+    if len(image) and not (image[0] >= 0 and image[-1] < num_images and (image[1:] >= image[:-1]).all()):
+        raise ValueError(
+            f"The rows of a detection set do not lie image after image, from 0 to {num_images - 1}. Sort them, "
+            "or let flatten_detections lay them out."
+        )
+    return np.searchsorted(image, np.arange(num_images + 1))
 
 
 def check_thresholds(thresholds: Sequence[float]) -> Floats:
@@ -227,8 +229,7 @@ def flatten_detections(predictions: Sequence[Mapping[str, Any]], targets: Sequen
     if len(predictions) != len(targets):
         raise ValueError(f"There are predictions of {len(predictions)} images and targets of {len(targets)}.")
     image, (boxes, scores, labels) = _joined("predictions", predictions, ("boxes", "scores", "labels"))
-    marked = [{"ignore": torch.zeros(len(target.get("labels", ()))), **target} for target in targets]
-    truth_image, (truth_boxes, truth_labels, ignore) = _joined("targets", marked, ("boxes", "labels", "ignore"))
+    truth_image, (truth_boxes, truth_labels, ignore) = _joined("targets", targets, ("boxes", "labels", "ignore"))
     return DetectionSet(
         len(predictions),
         image,
@@ -243,24 +244,37 @@ def flatten_detections(predictions: Sequence[Mapping[str, Any]], targets: Sequen
 
 
 def _joined(name: str, images: Sequence[Mapping[str, Any]], entries: tuple[str, ...]) -> tuple[Ints, list[Floats]]:
-    """Image of each row, and each entry of all images as one float64 array."""
-    columns: list[list[Tensor]] = [[] for _ in entries]
-    sizes = np.zeros(len(images), dtype=np.int64)
+    """Image of each row, and each entry of all images as one float64 array; without ``ignore`` it is 0."""
     for number, given in enumerate(images):
-        missing = [entry for entry in entries if entry not in given]
-        if missing:
-            raise ValueError(f"{name}[{number}] has no {missing[0]!r}; it needs {', '.join(entries)}.")
-        parts = [torch.as_tensor(given[entry]) for entry in entries]
-        n = sizes[number] = len(given["labels"])
-        if parts[0].numel() == 0:
-            parts[0] = parts[0].reshape(0, 4)
-        if [tuple(part.shape) for part in parts] != [(n, 4), *[(n,)] * (len(entries) - 1)]:
-            shapes = ", ".join(f"{entry} {tuple(part.shape)}" for entry, part in zip(entries, parts, strict=True))
-            raise ValueError(f"{name}[{number}]: {shapes} do not belong together; boxes are (n, 4), the others (n,).")
-        for column, part in zip(columns, parts, strict=True):
-            column.append(part.flatten())
-    joined = [torch.cat(column) if column else torch.zeros(0) for column in columns]
-    return np.repeat(np.arange(len(images)), sizes), [column.detach().double().cpu().numpy() for column in joined]
+        for entry in entries:
+            if entry not in given and entry != "ignore":
+                raise ValueError(f"{name}[{number}] has no {entry!r}; it needs {', '.join(entries)}.")
+    sizes = [_tensor(given["labels"]).numel() for given in images]
+    zeros = cache(torch.zeros)  # one of each length
+    columns = [
+        [_tensor(given[entry]) if entry in given else zeros(n) for given, n in zip(images, sizes, strict=True)]
+        for entry in entries
+    ]
+    columns[0] = [boxes if boxes.numel() else boxes.reshape(0, 4) for boxes in columns[0]]
+    shapes = zip(*([part.shape for part in column] for column in columns), strict=True)
+    rows = [(n,) for n in sizes]
+    right = zip([(n, 4) for n in sizes], *[rows] * (len(entries) - 1), strict=True)
+    for number, (given_shapes, right_shapes) in enumerate(zip(shapes, right, strict=True)):
+        if given_shapes != right_shapes:
+            text = ", ".join(f"{entry} {tuple(shape)}" for entry, shape in zip(entries, given_shapes, strict=True))
+            raise ValueError(f"{name}[{number}]: {text} do not belong together; boxes are (n, 4), the others (n,).")
+    image = np.repeat(np.arange(len(images)), np.asarray(sizes, dtype=np.int64))
+    return image, [_concatenated(column) for column in columns]
+
+
+def _concatenated(parts: list[Tensor]) -> Floats:
+    """All parts as float64, in steps: with a large result torch wakes its threads for each part, which takes longer."""
+    steps = [torch.cat(parts[start : start + 32]) for start in range(0, len(parts), 32)] or [torch.zeros(0)]
+    return np.concatenate([step.detach().double().cpu().numpy() for step in steps])
+
+
+def _tensor(values: Any) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.as_tensor(values)
 
 
 def _checked(name: str, values: Floats) -> Floats:

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_modules.metrics.boxes import Bools, Floats, box_iou
+from lightning_modules.metrics.boxes import Bools, Floats
 from lightning_modules.metrics.detection import DetectionScores
 from lightning_modules.metrics.detection_curves import Interpolation, average_precisions, class_means
-from lightning_modules.metrics.detection_matching import MAX_DETECTIONS, DetectionSet, Matches, match_flat
-from lightning_modules.metrics.rows import Ints, ragged_rows
+from lightning_modules.metrics.detection_matching import MAX_DETECTIONS, DetectionSet, Matches, image_starts, match_flat
+from lightning_modules.metrics.rows import Ints
 
 TYPES = ("localisation", "class", "both", "duplicate", "background", "missed")
 LOCALISATION, CLASS, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
@@ -36,8 +36,11 @@ class TideErrors(NamedTuple):
         return self._counts(self.matches.image, self.matches.truth_image, self.matches.num_images)
 
     def _counts(self, of_detections: Ints, of_truths: Ints, number: int) -> Ints:
-        rows = [of_detections[self.kind == kind] for kind in range(MISSED)] + [of_truths[self.missed]]
-        return np.stack([np.bincount(row, minlength=number) for row in rows])
+        false = self.kind >= 0
+        groups = np.concatenate(
+            [self.kind[false] * number + of_detections[false], MISSED * number + of_truths[self.missed]]
+        )
+        return np.bincount(groups, minlength=len(TYPES) * number).reshape(len(TYPES), number)
 
 
 def tide_errors(
@@ -92,29 +95,34 @@ def tide_errors(
             f"background is {background} and positive {positive}; give IoUs with 0 < background < positive < 1, as "
             "0.1 and 0.5."
         )
+    from lightning_modules.metrics.detection_kernels import best_overlaps
+
     matches = match_flat(data, num_classes, [positive], max_detections)
     hit = (matches.truth[0] >= 0) & ~matches.ignored[0]
     found = np.zeros(len(data.truth_labels), dtype=bool)
     found[matches.truth[0, hit]] = True
 
     false = np.flatnonzero(~hit & ~matches.ignored[0])
-    rows, columns = _pairs(data, false)
-    overlaps = box_iou(data.boxes[false[rows]], data.truth_boxes[columns])
-    same = data.labels[false[rows]] == data.truth_labels[columns]
-    (own, own_truth), (other, other_truth), (taken, taken_truth) = (
-        _best(rows, columns, np.where(allowed, overlaps, 0), len(false))
-        for allowed in (same, ~same, same & found[columns])
+    best, choice = np.empty((4, len(false))), np.empty((4, len(false)), dtype=np.int64)
+    best_overlaps(
+        false,
+        data.image,
+        np.ascontiguousarray(data.boxes),  # columns of a table would be compiled once more
+        data.labels,
+        image_starts(data.truth_image, data.num_images),
+        np.ascontiguousarray(data.truth_boxes),
+        data.truth_labels,
+        data.truth_ignored,
+        found,
+        best,
+        choice,
     )
-    cases = [
-        (own >= background) & (own < positive),
-        other >= positive,
-        taken >= positive,
-        np.maximum(own, other) <= background,
-    ]
+    own, other, taken, highest = best
+    cases = [(own >= background) & (own < positive), other >= positive, taken >= positive, highest <= background]
+    number = np.select(cases, [LOCALISATION, CLASS, DUPLICATE, BACKGROUND], BOTH)
+    which = np.array([0, 1, 1, 2, 3])[number], np.arange(len(false))  # row of ``best`` of each of TYPES
     kind, truth, iou = np.full(len(hit), -1), np.full(len(hit), -1), np.zeros(len(hit))
-    kind[false] = np.select(cases, [LOCALISATION, CLASS, DUPLICATE, BACKGROUND], BOTH)
-    truth[false] = np.select(cases, [own_truth, other_truth, taken_truth, -1], other_truth)
-    iou[false] = np.select(cases, [own, other, taken, np.maximum(own, other)], other)
+    kind[false], truth[false], iou[false] = number, choice[which], best[which]
 
     about = np.flatnonzero(((kind == LOCALISATION) | (kind == CLASS)) & ~np.append(found, True)[truth])
     about = about[np.argsort(-data.scores[about], kind="stable")]
@@ -261,21 +269,3 @@ class TIDE(DetectionScores):
         gains = {name: float(class_means(row)) for name, row in rows.items() if name.startswith("dap_")}
         counts = {name: float(row.sum()) for name, row in rows.items() if name.startswith("num_")}
         return {**super().compute(), **gains, **counts}
-
-
-def _pairs(data: DetectionSet, detections: Ints) -> tuple[Ints, Ints]:
-    """All pairs of a detection and a truth of its image that is not ignored: places in ``detections``, truth rows."""
-    counted = np.flatnonzero(~data.truth_ignored)
-    images = data.truth_image[counted]  # ascending
-    first = np.searchsorted(images, data.image[detections])
-    sizes = np.searchsorted(images, data.image[detections], "right") - first
-    return np.repeat(np.arange(len(detections)), sizes), counted[ragged_rows(first, sizes)]
-
-
-def _best(rows: Ints, columns: Ints, overlaps: Floats, number: int) -> tuple[Floats, Ints]:
-    """Highest overlap above 0 of each detection and the first truth that has it; 0 and -1 without one: (number,)."""
-    best, choice = np.zeros(number), np.full(number, -1)
-    np.maximum.at(best, rows, overlaps)
-    top = np.flatnonzero((overlaps > 0) & (overlaps == best[rows]))[::-1]  # the last to be written is the first
-    choice[rows[top]] = columns[top]
-    return best, choice

@@ -8,6 +8,7 @@ import torch
 from detection_worlds import iou, naive_matches, world
 
 from lightning_modules.metrics import box_iou, flatten_detections, match_detections, match_flat
+from lightning_modules.metrics.detection_kernels import overlap
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.5)
 
@@ -101,6 +102,48 @@ def test_overlaps_are_those_of_a_plain_formula():
     assert box_iou(np.zeros(4), np.zeros(4)) == 0
 
 
+def test_compiled_overlaps_are_the_same_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    for draw in (lambda: rng.uniform(0, 9, (200, 2)), lambda: rng.integers(0, 4, (200, 2)).astype(float)):
+        boxes, truths = (np.concatenate([corner, corner + draw()], axis=1) for corner in (draw(), draw()))  # some empty
+        crowd = rng.uniform(size=200) < 0.3
+        wanted = box_iou(boxes[:, None], truths[None], crowd)
+        ours = [[overlap(box, *pair) for pair in zip(truths, crowd, strict=True)] for box in boxes]
+        assert np.array_equal(ours, wanted)
+        assert 0 < np.count_nonzero(wanted) < wanted.size
+
+
+def test_images_are_laid_one_after_the_other_whatever_they_are_made_of():
+    """More images than are joined at once; tensors of several types, arrays, lists, images without boxes."""
+    rng = np.random.default_rng(0)
+    predictions, targets = [], []
+    for i in range(70):
+        boxes, n = [[i, 0, i + 1, j + 1] for j in range(i % 3)], i % 3
+        kind = (torch.tensor, np.array, list, lambda x: torch.tensor(x, dtype=torch.float16))[int(rng.integers(4))]
+        predictions.append({"boxes": kind(boxes), "scores": kind([0.5] * n), "labels": kind([i % 7] * n)})
+        targets.append(
+            {"boxes": kind(boxes), "labels": kind([i % 5] * n), **({"ignore": [i % 2] * n} if i > 35 else {})}
+        )
+    data = flatten_detections(predictions, targets)
+    rows = [(i, j) for i in range(70) for j in range(i % 3)]
+    assert data.image.tolist() == data.truth_image.tolist() == [i for i, _ in rows]
+    assert data.boxes.tolist() == data.truth_boxes.tolist() == [[i, 0, i + 1, j + 1] for i, j in rows]
+    assert data.scores.tolist() == [0.5] * len(rows)
+    assert data.labels.tolist() == [i % 7 for i, _ in rows]
+    assert data.truth_labels.tolist() == [i % 5 for i, _ in rows]
+    assert data.truth_ignored.tolist() == [i > 35 and i % 2 == 1 for i, _ in rows]
+
+
+def test_many_equal_scores_go_in_order():
+    predictions, targets = world(images=4, classes=2, levels=3, most=300, grid=True, ignored=0.1)
+    matches = match_detections(predictions, targets, 2, [0.5], max_detections=50)
+    offsets = np.cumsum([0, *(len(t["labels"]) for t in targets)])
+    naive = naive_matches(predictions, targets, 0.5, 50)
+    wanted = [(t + offsets[i] if t >= 0 else -1, g) for i, rows in enumerate(naive) for t, g in rows]
+    assert list(zip(matches.truth[0].tolist(), matches.ignored[0].tolist(), strict=True)) == wanted
+    assert max(len(p["labels"]) for p in predictions) > 100
+
+
 @pytest.mark.parametrize(
     ("found", "truth", "message"),
     [
@@ -109,6 +152,12 @@ def test_overlaps_are_those_of_a_plain_formula():
         (image([[0, 0, 1]], scores=[1.0]), image([]), r"boxes \(1, 3\)"),
         (image([[0, 2, 1, 1]], scores=[1.0]), image([]), "ends before it begins"),
         (image([[0, 0, 1, 1]], scores=[float("nan")]), image([]), "score is not finite"),
+        (
+            image([], scores=[]),
+            {"boxes": [[0, 0, 1, 1]]},
+            r"targets\[0\] has no 'labels'; it needs boxes, labels, ignore",
+        ),
+        (image([], scores=[]), image([[0, 0, 1, 1]], ignore=[0, 0]), r"ignore \(2,\) do not belong together"),
         (image([[0, 0, 1, 1]], scores=[1.0], labels=[2]), image([]), "prediction has label 2, but num_classes is 2"),
         (image([], scores=[]), image([[0, 0, 1, 1]], labels=[-1]), "target has label -1"),
     ],
@@ -116,6 +165,14 @@ def test_overlaps_are_those_of_a_plain_formula():
 def test_unsuitable_images_are_refused(found, truth, message):
     with pytest.raises(ValueError, match=message):
         match_detections([found], [truth], 2)
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [0, 2], [-1, 0]])
+def test_rows_that_do_not_lie_image_after_image_are_refused(rows):
+    data = flatten_detections([image([[0, 0, 1, 1]], scores=[1.0])] * 2, [image([[0, 0, 1, 1]])] * 2)
+    for name in ("image", "truth_image"):
+        with pytest.raises(ValueError, match="do not lie image after image, from 0 to 1"):
+            match_flat(data._replace(**{name: np.array(rows)}), 1)
 
 
 def test_unsuitable_arguments_are_refused():
