@@ -3,7 +3,7 @@
 Everything of a run goes into one folder, ``trainer.default_root_dir``: the configuration, metrics.csv, checkpoints,
 results.json and the W&B files. ``fit --ckpt_path last`` starts or resumes; ``test --ckpt_path best`` works in a
 process of its own. ``crossval`` and ``ablate`` start many runs, each such a process in a folder below; ``report`` reads
-what they left.
+what they left. ``mine`` finds hard negatives in a file of predictions.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
 from callbacks.checkpoints import FreshCheckpoints, find_checkpoint
 from callbacks.compile_networks import CompileNetworks
+from callbacks.experiments import commands
 from callbacks.experiments.trainer import EXPERIMENTS, SuiteTrainer
 from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline
+from callbacks.mining_report.command import mine
 from callbacks.results import Results
 from datamodules.base import BaseDataModule
+from datamodules.coco_results import read_coco_results
 from lightning_modules.base import BaseModule
+from lightning_modules.detection.mining import HardNegativeMiner
+
+WITHOUT_MODEL = {"report": commands.report, "mine": mine}  # their options are their arguments
+NEEDS = {"mine": (read_coco_results, HardNegativeMiner)}  # but for what they are given of other packages
 
 
 class ParseFailure(Exception):
@@ -112,13 +119,13 @@ class SuiteCLI(LightningCLI):
         return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in EXPERIMENTS}}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add ``report`` to Lightning's kind of commands, as it knows neither model nor data."""
+        """Add the commands that know neither model nor data to Lightning's kind of commands."""
         super()._add_subcommands(parser, **kwargs)
-        description = "Write report.html, report.md and report.tex from the result files in a folder."
-        report = self.parser_class(description=description)
-        report.add_argument("--dir", type=str, required=True, help="Folder of a crossval, an ablate or a single run.")
-        self._subcommand_parsers["report"] = report
-        parser._subcommands_action.add_subcommand("report", report, help=description)
+        for name, command in WITHOUT_MODEL.items():
+            options = self.parser_class(description=str(command.__doc__).splitlines()[0])
+            options.add_function_arguments(command, skip={"read", "miner"})
+            self._subcommand_parsers[name] = options
+            parser._subcommands_action.add_subcommand(name, options, help=options.description)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options of the suite beside those of trainer, model and data."""
@@ -227,11 +234,10 @@ class SuiteCLI(LightningCLI):
                 print(f"W&B run kept on this machine; to send it: wandb sync {folder}")
 
     def _run_without_model(self, subcommand: str) -> None:
-        from callbacks.experiments import commands
         from lightning_modules.messages.settings import Mistake, load_config
 
-        if subcommand == "report":
-            return commands.report(self.config.report.dir)
+        if subcommand in WITHOUT_MODEL:
+            return WITHOUT_MODEL[subcommand](*NEEDS.get(subcommand, ()), **self.config[subcommand].as_dict())
         given = {name: self.config[subcommand][name] for name in self._subcommand_method_arguments[subcommand]}
         program = [sys.executable, str(Path(__file__).resolve())]
         try:

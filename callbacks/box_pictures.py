@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def typeface(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans as matplotlib ships it, which has more signs than Pillow's own font."""
     import matplotlib
 
@@ -75,7 +75,7 @@ def draw_boxes(image: Image.Image, boxes: Boxes, side: int = CELL) -> Image.Imag
         side: Longest side of the result in pixels.
     """
     drawn = enlarged(image, side)
-    pen, font, width = ImageDraw.Draw(drawn), _font(max(11, side // 45)), max(3, side // 200)
+    pen, font, width = ImageDraw.Draw(drawn), typeface(max(11, side // 45)), max(3, side // 200)
     scale = np.array([drawn.width / image.width, drawn.height / image.height] * 2)
     corners = (np.asarray(boxes.corners, dtype=np.float64).reshape(-1, 4) * scale).round().astype(int).tolist()
     for (left, top, right, bottom), colour in reversed(list(zip(corners, boxes.colours, strict=True))):
@@ -154,15 +154,15 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
     width = 2 * MARGIN + len(HEADINGS) * (CELL + GAP) - GAP
     sheet = Image.new("RGB", (width, tops[-1] + MARGIN - GAP), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, 30), title, fill=INK, font=_font(22, bold=True), anchor="lm")
+    pen.text((MARGIN, 30), title, fill=INK, font=typeface(22, bold=True), anchor="lm")
     _legend(sheet, pen)
     for column, heading in enumerate(HEADINGS):
         left = MARGIN + column * (CELL + GAP)
-        pen.text((left + CELL / 2, HEAD - 16), heading, fill=INK, font=_font(15), anchor="mm")
+        pen.text((left + CELL / 2, HEAD - 16), heading, fill=INK, font=typeface(15), anchor="mm")
         for top, cells in zip(tops[:-1], rows, strict=True):
             picture, caption = cells[column]
             sheet.paste(picture, (left + (CELL - picture.width) // 2, top))
-            pen.text((left + CELL / 2, top + picture.height + 11), caption, fill=QUIET, font=_font(12), anchor="mm")
+            pen.text((left + CELL / 2, top + picture.height + 11), caption, fill=QUIET, font=typeface(12), anchor="mm")
     return sheet
 
 
@@ -171,7 +171,7 @@ def _legend(sheet: Image.Image, pen: ImageDraw.ImageDraw) -> None:
     from matplotlib import colormaps
 
     ramp = Image.linear_gradient("L").rotate(90).resize((110, 12))
-    x, font = sheet.width - MARGIN, _font(13)
+    x, font = sheet.width - MARGIN, typeface(13)
     pen.text((x, 30), "high", fill=QUIET, font=font, anchor="rm")
     x -= int(font.getlength("high")) + 6 + ramp.width
     sheet.paste(Image.fromarray(colormaps[COLOUR_MAP](np.asarray(ramp), bytes=True)[..., :3]), (x, 24))

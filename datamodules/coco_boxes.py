@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,13 +16,78 @@ from datamodules.detection import PARTS, DetectionData
 from datamodules.splits import write_json
 
 
-def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
-    """The pictures and boxes of one COCO file; crowd regions are ignored, masks and other shapes are not read.
+class Listing(NamedTuple):
+    """What a COCO file lists.
+
+    Args:
+        pictures: ``file_name``, height and width of each picture, by its id.
+        columns: Class index of each category, by its id.
+        class_names: C names.
+        entries: Objects of each picture that has some, by its id.
+    """
+
+    pictures: dict[Any, tuple[str, int, int]]
+    columns: dict[Any, int]
+    class_names: list[str]
+    entries: dict[Any, list[Entry]]
+
+
+def list_coco_json(file: Path) -> Listing:
+    """The pictures and boxes of one COCO file, from that file alone; boxes are not checked against pictures.
 
     Boxes without any width or height, of which COCO 2017 itself has a few, are left out and counted in a printed line.
 
     Args:
         file: JSON with ``images``, ``annotations`` and ``categories``.
+
+    Returns:
+        Pictures and categories in the order of the file.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: An entry is damaged, or an id stands for two.
+    """
+    content = read_json(file, ("images", "annotations", "categories"))
+    try:
+        columns = {category["id"]: i for i, category in enumerate(content["categories"])}
+        names = [category["name"] for category in content["categories"]]
+        pictures = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in content["images"]}
+        for what, ids in (("images", pictures), ("categories", columns)):
+            if len(ids) < len(content[what]):
+                raise ValueError(f"Annotation file {file}: two of its {what} have the same id. Export the file again.")
+        entries: dict[Any, list[Entry]] = defaultdict(list)
+        empty = 0
+        for item in content["annotations"]:
+            if item["image_id"] not in pictures or item["category_id"] not in columns:
+                lost = "image" if item["image_id"] not in pictures else "category"
+                raise ValueError(
+                    f"Annotation file {file}: annotation {item['id']} is of {lost} {item[f'{lost}_id']}, which is not "
+                    "listed. Add it to the file, or take the annotation out."
+                )
+            if len(item["bbox"]) != 4:
+                raise ValueError(
+                    f"Annotation file {file}: annotation {item['id']} (image {pictures[item['image_id']][0]}) has bbox "
+                    f"{item['bbox']}; it must be x, y, width, height. Correct it, or take the annotation out."
+                )
+            x, y, width, height = item["bbox"]
+            if 0 in (width, height):
+                empty += 1
+                continue
+            corners, crowd = (x, y, x + width, y + height), bool(item.get("iscrowd", 0))
+            found = columns[item["category_id"]]
+            entries[item["image_id"]].append(Entry(names[found], found, corners, crowd))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"An entry of {file} is damaged or lacks {error}. Export the file again.") from error
+    if empty:
+        print(f"{file}: {empty} box(es) without width or height left out of {len(content['annotations'])}.")
+    return Listing(pictures, columns, names, entries)
+
+
+def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
+    """The pictures and boxes of one COCO file; crowd regions are ignored, masks and other shapes are not read.
+
+    Args:
+        file: See ``list_coco_json``.
         folder: Where the ``file_name`` of the pictures begin.
         root: Ids are the paths of the pictures from here.
 
@@ -33,40 +98,16 @@ def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
         FileNotFoundError: The file or a picture is missing.
         ValueError: An entry is damaged or a box wrong; names file and picture.
     """
-    content = read_json(file, ("images", "annotations", "categories"))
-    try:
-        column = {category["id"]: i for i, category in enumerate(content["categories"])}
-        names = [category["name"] for category in content["categories"]]
-        stated = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in content["images"]}
-        entries: dict[Any, list[Entry]] = defaultdict(list)
-        empty = 0
-        for item in content["annotations"]:
-            if item["image_id"] not in stated or item["category_id"] not in column:
-                lost = "image" if item["image_id"] not in stated else "category"
-                raise ValueError(
-                    f"Annotation file {file}: annotation {item['id']} is of {lost} {item[f'{lost}_id']}, which is not "
-                    "listed. Add it to the file, or take the annotation out."
-                )
-            x, y, width, height = item["bbox"]
-            if 0 in (width, height):
-                empty += 1
-                continue
-            corners, crowd = (x, y, x + width, y + height), bool(item.get("iscrowd", 0))
-            found = column[item["category_id"]]
-            entries[item["image_id"]].append(Entry(names[found], found, corners, crowd))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"An entry of {file} is damaged or lacks {error}. Export the file again.") from error
-    if empty:
-        print(f"{file}: {empty} box(es) without width or height left out of {len(content['annotations'])}.")
-    paths = [folder / name for name, _, _ in stated.values()]
+    listing = list_coco_json(file)
+    paths = [folder / name for name, _, _ in listing.pictures.values()]
     sizes = read_sizes(paths)
     objects = []
-    for (key, (name, height, width)), size in zip(stated.items(), sizes.tolist(), strict=True):
+    for (key, (name, height, width)), size in zip(listing.pictures.items(), sizes.tolist(), strict=True):
         where = f"Annotation file {file}, image {name}"
         check_size((height, width), size, where)
-        objects.append(check_objects(entries[key], size, where))
+        objects.append(check_objects(listing.entries.get(key, []), size, where))
     ids = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
-    return gather(ids, paths, sizes, objects, names, oriented=False)
+    return gather(ids, paths, sizes, objects, listing.class_names, oriented=False)
 
 
 def _areas(boxes: np.ndarray, polygons: np.ndarray | None) -> np.ndarray:

@@ -44,9 +44,13 @@ def run(
         raise SystemExit(code)
 
 
-def report(folder: str) -> None:
-    """Write the report of the experiment in ``folder``, and say where it is."""
+def report(dir: str) -> None:
+    """Write report.html, report.md and report.tex from the result files in a folder.
+
+    Args:
+        dir: Folder of a crossval, an ablate or a single run.
+    """
     from callbacks.experiments.report.page import write_report
 
-    page, *others = write_report(Path(folder))
+    page, *others = write_report(Path(dir))
     print(f"report: {page} ({', '.join(file.name for file in others)} beside it)")
