@@ -220,6 +220,10 @@ class DetectionData(BaseDataModule):
             self.sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return self._loader("train", self.sampler)
 
+    def mining_dataloader(self) -> DataLoader[Any]:
+        """The training part in order, each item in one process, to be looked at between epochs."""
+        return self._scored_loader("train")
+
     def gallery_dataloader(self) -> DataLoader[Any]:
         """The training part in order, all of it on every process, for what is fitted to it."""
         return self._loader("train")

@@ -14,7 +14,7 @@ FORGOTTEN = 0.05  # share of the greatest hardness below which an image is no lo
 
 
 def hardest_losses(losses: Floats, share: float) -> Floats:
-    """Losses of the images with the highest ones, 0 for the others.
+    """Losses, or another hardness, of the images with the highest ones, 0 for the others.
 
     Args:
         losses: (n,) not negative.
@@ -38,12 +38,34 @@ def hardest_losses(losses: Floats, share: float) -> Floats:
     return np.where(losses >= np.sort(losses)[-number], losses, 0)
 
 
+def highest(losses: Tensor, share: float) -> Tensor:
+    """The highest losses of a batch, for mining within it.
+
+    Args:
+        losses: (B,), with their gradients.
+        share: Share of them that count, above 0 and at most 1; rounded up.
+
+    Returns:
+        (ceil(share * B),), the highest first.
+
+    Reference:
+        Shrivastava et al., Training Region-based Object Detectors with Online Hard Example Mining, CVPR 2016; there it
+        is the regions of an image, here the images of a batch.
+
+    >>> highest(torch.tensor([0.5, 2.0, 1.0]), share=0.5)
+    tensor([2., 1.])
+    """
+    return losses.topk(math.ceil(share * len(losses))).values
+
+
 def hardness_weights(hardness: Tensor, ratio: float = 0.3, cap: float = 10.0) -> Tensor:
     """Weights by which a sampler draws images, so that the hard ones make up a share of what is drawn.
 
-    Of N images H have a hardness above 0. Together they get the share ``max(ratio, H / N)``, so never less than without
-    weights. A hard image weighs as much as an easy one and, on top, in proportion to its hardness. Where H / N is
-    ``ratio`` or more, or no image is hard, all weigh the same.
+    Hard are the images with a hardness above 0, but no more than the hardest ``ratio / 2`` of all (and those tied with
+    the last of them): else, where nearly every image has some error, none could be drawn more often. H of N images are
+    hard; together they get the share ``max(ratio, H / N)``, so never less than without weights. A hard image weighs as
+    much as an easy one and, on top, in proportion to its hardness. Where no image is hard, or H / N is ``ratio`` or
+    more by ties, all weigh the same.
 
     Args:
         hardness: (N,) at least 0.
@@ -66,6 +88,7 @@ def hardness_weights(hardness: Tensor, ratio: float = 0.3, cap: float = 10.0) ->
     hardness = hardness.double()
     if hardness.ndim != 1 or len(hardness) == 0 or not bool(((hardness >= 0) & hardness.isfinite()).all()):
         raise ValueError(f"hardness {tuple(hardness.shape)} must hold a finite number of at least 0 for each image.")
+    hardness = torch.from_numpy(hardest_losses(hardness.cpu().numpy(), ratio / 2)).to(hardness.device)
     hard = hardness > 0
     images, number = len(hardness), int(hard.sum())
     if number in (0, images):

@@ -233,6 +233,11 @@ class HeatmapDetection(BaseModule):
                     found[name].append(boxes)
         return found
 
+    def find_boxes(self, batch: Batch) -> list[Detections]:
+        """The boxes of the heatmap in each image of a batch, as ``predict`` gives them and the miner asks for them."""
+        self.fit_to_training_items()
+        return self.detect(batch, *self.signed_maps(batch), controls=False)["heatmap"]
+
     def _collect(self, batch: Batch, controls: bool) -> dict[str, Any]:
         """Score a batch; what pictures of it need: signed ``maps``, ``found`` boxes and class ``names``."""
         maps, presence = self.signed_maps(batch)
@@ -267,11 +272,10 @@ class HeatmapDetection(BaseModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Boxes, scores and labels found in each image, with its ``id``, ``size`` and the ``names`` of the labels."""
-        found = self.detect(batch, *self.signed_maps(batch), controls=False)["heatmap"]
-        sizes = batch["size"].tolist()
+        rows = zip(self.find_boxes(batch), batch["id"], batch["size"].tolist(), batch["index"].tolist(), strict=True)
         return [
             {**boxes, "id": name, "size": size, "index": index, "names": self.names}
-            for boxes, name, size, index in zip(found, batch["id"], sizes, batch["index"].tolist(), strict=True)
+            for boxes, name, size, index in rows
         ]
 
     def result_notes(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from detection_worlds import world
 from lightning_modules.detection.mining import (
     HardNegative,
     HardNegativeMiner,
+    HardNegatives,
     ema,
     hardest_losses,
     hardness_weights,
@@ -112,6 +113,78 @@ def test_a_strategy_can_be_overridden_and_suspected_label_errors_weigh_nothing()
     assert miner.generate_report()["statistics"]["suspected_label_errors"] == 2
 
 
+class LocalisationOnly(HardNegativeMiner):
+    def weigh(self, errors, data):
+        return super().weigh(errors, data) * (errors.columns()["type"] == "localisation")
+
+
+def test_a_strategy_can_compute_with_columns_and_build_on_another():
+    miner = LocalisationOnly()
+    records = miner.find_hard_negatives(found([FAR, THIRD], [0.75, 0.625]), truth([A]))
+    assert [(r.type, r.confidence) for r in records] == [("localisation", 0.625)]
+    assert miner.image_hardness(1).tolist() == [0.625]
+
+
+def test_records_are_a_sequence_held_as_columns():
+    prediction, targets = found([THIRD, FAR], [0.75, 0.96875], [0, 1]), truth([A, B], [0, 2], index=4)
+    records = HardNegativeMiner().find_hard_negatives([prediction] * 2, [targets, truth([])], ["a.png", "b.png"])
+    listed = [
+        HardNegative(4, "a.png", "localisation", 0, 0, 0.3, 0.75, 0, 0, False),
+        HardNegative(4, "a.png", "background", 1, None, 0.0, 0.96875, 1, None, True),
+        HardNegative(4, "a.png", "missed", None, 1, 0.0, 0.0, 2, 2, False),
+        HardNegative(1, "b.png", "background", 0, None, 0.0, 0.75, 0, None, False),
+        HardNegative(1, "b.png", "background", 1, None, 0.0, 0.96875, 1, None, True),
+    ]
+    assert isinstance(records, HardNegatives)
+    assert records == listed
+    assert list(records) == listed
+    assert (records[0], records[-1], len(records)) == (listed[0], listed[-1], 5)
+    assert records[1:3] == listed[1:3]
+    assert records != listed[:4]
+    assert records != listed[::-1]
+    assert listed[2] in records
+    with pytest.raises(IndexError):
+        records[5]
+    for record in (records[2], next(iter(records))):
+        assert [type(value) for value in record if value is not None] == [
+            type(value) for value in listed[2 if record.type == "missed" else 0] if value is not None
+        ]  # plain numbers, as JSON needs
+    assert {name: column.tolist() for name, column in records.columns().items()} == {
+        "image_index": [4, 4, 4, 1, 1],
+        "image_id": ["a.png"] * 3 + ["b.png"] * 2,
+        "type": ["localisation", "background", "missed", "background", "background"],
+        "prediction_index": [0, 1, -1, 0, 1],
+        "truth_index": [0, -1, 1, -1, -1],
+        "iou": [0.3, 0, 0, 0, 0],
+        "confidence": [0.75, 0.96875, 0, 0.75, 0.96875],
+        "label": [0, 1, 2, 0, 1],
+        "truth_label": [0, -1, 2, -1, -1],
+        "suspected_label_error": [False, True, False, False, True],
+    }
+    assert HardNegatives.joined([records[:2], records[2:2], records[2:]]) == listed
+    nothing = HardNegatives.joined([])
+    assert nothing == []
+    assert {name: column.dtype for name, column in nothing.columns().items()} == {
+        name: column.dtype for name, column in records.columns().items()
+    }
+
+
+@pytest.mark.parametrize("strategy", ["confidence_based", "iou_based", "tide", "loss_based"])
+def test_flattened_images_give_the_same(strategy):
+    predictions, truths = world(images=30, ignored=0.2, most=20)
+    index, names = list(range(100, 130)), [f"{i}.png" for i in range(30)]
+    truths = [{**one, "index": i} for one, i in zip(truths, index, strict=True)]
+    losses = torch.rand(30, generator=torch.Generator().manual_seed(0)) if strategy == "loss_based" else None
+    ours, flat = (HardNegativeMiner(confidence_threshold=0.2, strategy=strategy) for _ in range(2))
+    records = ours.find_hard_negatives(predictions, truths, names, losses)
+    assert flat.mine(flatten_detections(predictions, truths), np.array(index), names, losses) == records
+    assert len(records) > 5
+    assert flat.generate_report() == ours.generate_report()
+    assert flat.hardness == ours.hardness
+    with pytest.raises(ValueError, match="30 images, 30 indices and 2 names"):
+        flat.mine(flatten_detections(predictions, truths), index, names[:2], losses)
+
+
 def test_records_are_those_of_the_errors_among_confident_predictions():
     predictions, truths = world(images=40, ignored=0.2, most=20)
     records = Everything(confidence_threshold=0.3).find_hard_negatives(predictions, truths)
@@ -160,6 +233,13 @@ def test_iou_based_takes_what_lies_near_the_threshold():
     miner = HardNegativeMiner(strategy="iou_based")
     records = miner.find_hard_negatives(found([A, *near], [0.9] + [0.8] * 4), truth([A]))
     assert [(r.type, r.prediction_index) for r in records] == [("localisation", 1), ("duplicate", 3)]
+
+
+def test_iou_based_takes_no_missed_truth_however_low_the_threshold():
+    miner = HardNegativeMiner(strategy="iou_based", iou_threshold=0.1)
+    records = miner.find_hard_negatives(found([[0.0, 0, 10, 0.5]], [0.9]), truth([A, B]))
+    assert [(r.type, r.iou) for r in records] == [("localisation", 0.05)]
+    assert miner.counts["missed"] == 1
 
 
 def test_tide_weighs_by_the_gain_of_the_type():
@@ -269,9 +349,14 @@ def test_a_harder_image_weighs_more_up_to_the_cap():
     assert (capped > 0).all()
 
 
-def test_where_none_or_all_are_hard_all_weigh_the_same():
-    for hardness in (torch.zeros(4), torch.tensor([1.0, 2, 3, 4])):
+def test_where_none_is_hard_or_all_are_equally_so_all_weigh_the_same():
+    for hardness in (torch.zeros(4), torch.full((4,), 2.0)):
         assert hardness_weights(hardness).tolist() == [0.25] * 4
+
+
+def test_where_all_have_errors_the_hardest_alone_are_hard():
+    weights = hardness_weights(torch.tensor([1.0, 2, 3, 4]), ratio=0.3)
+    assert weights.tolist() == pytest.approx([0.7 / 3] * 3 + [0.3])
 
 
 def test_unsuitable_hardness_is_refused():

@@ -1,0 +1,274 @@
+"""Trainable detectors: a compact one of the suite, those of transformers, and an ONNX file as predictor only."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.backbones.detectors import TransformerDetector
+from lightning_modules.backbones.onnx_detector import OnnxDetector
+from lightning_modules.base import BaseModule
+from lightning_modules.detection.augment import flip_half, jitter, paste_patches
+from lightning_modules.detection.batches import Batch, Target, stacked, targets_of, truths_of, warm_cosine
+from lightning_modules.detection.convnet import ConvDetector, Detections
+from lightning_modules.detection.evaluation import HEADLINE, IOUS, class_rows, coco_scores, full_scores
+from lightning_modules.detection.weights import highest
+from lightning_modules.metrics.detection import DetectionScores
+
+
+class BoxDetection(BaseModule):
+    """What all detectors share: scoring and predicting; and training, for those that have losses.
+
+    ``HardNegativeMining`` reaches it through ``find_boxes``, ``image_losses`` and three attributes that act on the
+    training: ``image_weights`` (N,), factors of the images' losses; ``patches``, pieces of pictures to be pasted;
+    ``hard_images`` (N,), where a teacher is listened to.
+
+    Args:
+        max_detections: Most boxes an image.
+        class_names: Names of the classes instead of the data's, for ``predict``.
+    """
+
+    image_weights: Tensor | None = None
+    hard_images: Tensor | None = None
+    patches: Sequence[Tensor] = ()
+
+    def __init__(self, max_detections: int = 100, class_names: list[str] | None = None) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def build(self, num_classes: int) -> nn.Module:
+        """The network: ``detect(images, sizes)``, and to be trained ``loss`` and ``image_losses(images, targets)``."""
+
+    def configure_model(self) -> None:
+        """Build the network once the classes are known, before a checkpoint is loaded."""
+        if hasattr(self, "network"):
+            return
+        data = getattr(self._trainer, "datamodule", None)
+        self.names = list(self.hparams["class_names"] or getattr(data, "display_names", ()))
+        if not self.names:
+            raise ValueError(
+                f"{type(self).__name__} has no class names. Use a detection datamodule, or set "
+                "model.init_args.class_names, as [ship, harbor]."
+            )
+        self.network: Any = self.build(len(self.names))
+        self.scores = DetectionScores(len(self.names), IOUS)
+
+    def find_boxes(self, batch: Batch) -> list[Detections]:
+        """``boxes`` (n, 4) xyxy in pixels of the picture, ``scores`` and ``labels`` (n,) in each image, best first."""
+        return self.network.detect(batch["image"], batch["size"])
+
+    def image_losses(self, batch: Batch) -> Tensor:
+        """The loss of each image by itself, without augmentation: (B,)."""
+        return self.network.image_losses(stacked(batch), targets_of(batch))
+
+    def _collect(self, batch: Batch) -> dict[str, Any]:
+        """Score a batch; what pictures of it need: ``found`` boxes and class ``names``."""
+        found = self.find_boxes(batch)
+        self.scores.update(found, truths_of(batch), batch["index"])
+        return {"found": found, "names": self.names}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect boxes and truths."""
+        self._collect(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Collect boxes and truths, and return the boxes."""
+        return self._collect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log COCO's scores; ``val/ap_50`` is the one to select by where parts are small."""
+        data, _ = self.scores.collected()
+        values = coco_scores(data, len(self.names))
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.scores.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log scores, interval, floors, and what each type of error costs; make the table by class."""
+        data, _ = self.scores.collected()
+        self.tables = {"classes.csv": class_rows(data, self.names)}
+        self.num_tested = data.num_images
+        values = full_scores(data, len(self.names))
+        self.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.scores.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Boxes, scores and labels found in each image, with its ``id``, ``size`` and the ``names`` of the labels."""
+        rows = zip(self.find_boxes(batch), batch["id"], batch["size"].tolist(), batch["index"].tolist(), strict=True)
+        return [
+            {**boxes, "id": name, "size": size, "index": index, "names": self.names}
+            for boxes, name, size, index in rows
+        ]
+
+    def result_notes(self) -> dict[str, Any]:
+        """What the figures mean."""
+        return {
+            "n_images": getattr(self, "num_tested", 0),
+            "convention": (
+                f"ap: mean over IoU .50 to .95. {self.scores.convention}; dap: what fixing one type of error of TIDE "
+                "(found from IoU .5 on, background up to .1) would add to ap_50; floor: the same boxes, each image's "
+                "handed to the next"
+            ),
+            "headline": list(HEADLINE),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the class names."""
+        checkpoint["class_names"] = self.names
+
+
+class TrainedDetection(BoxDetection):
+    """What detectors share that learn.
+
+    Args:
+        lr: Learning rate of AdamW; it warms up and then falls to zero along a cosine, over all steps.
+        backbone_lr: Learning rate of parameters with ``backbone`` in their name, as a factor of ``lr``.
+        weight_decay: AdamW's weight decay, of weights with more than one axis.
+        warmup: Share of the steps in which the learning rate rises.
+        flip: Mirror half of the training images.
+        jitter: Strength of the change of brightness and contrast, 0 to 1.
+        online_ratio: Share of each batch's images whose losses count, the highest: mining within the batch, as OHEM
+            does within an image's regions. 1 = all.
+        paste: Probability that a batch's images get patches that were taken for objects; a callback provides them.
+        max_detections: See ``BoxDetection``.
+        class_names: See ``BoxDetection``.
+
+    Raises:
+        ValueError: Arguments outside their range.
+    """
+
+    def __init__(
+        self,
+        lr: float = 2e-3,
+        backbone_lr: float = 1.0,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        flip: bool = True,
+        jitter: float = 0.2,
+        online_ratio: float = 1.0,
+        paste: float = 0.0,
+        max_detections: int = 100,
+        class_names: list[str] | None = None,
+    ) -> None:
+        if lr <= 0 or not 0 < online_ratio <= 1 or not 0 <= warmup < 1 or not 0 <= jitter <= 1 or not 0 <= paste <= 1:
+            raise ValueError(
+                f"lr is {lr}, online_ratio {online_ratio}, warmup {warmup}, jitter {jitter} and paste {paste}; lr and "
+                "online_ratio must be above 0, and all but lr are shares of 1."
+            )
+        super().__init__(max_detections, class_names)
+
+    def augmented(self, batch: Batch) -> tuple[Tensor, list[Target]]:
+        """Images and targets as they are trained on."""
+        p, images, targets = self.hparams, stacked(batch), targets_of(batch)
+        if p["flip"]:
+            images, targets = flip_half(images, targets)
+        images = jitter(images, p["jitter"])
+        if p["paste"] and self.patches and float(torch.rand(())) < p["paste"]:
+            images = paste_patches(images, targets, self.patches)
+        return images, targets
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch: of all its images alike, of the hardest, or weighted by image."""
+        images, targets = self.augmented(batch)
+        if self.hparams["online_ratio"] < 1 or self.image_weights is not None:
+            losses = self.network.image_losses(images, targets)
+            if self.image_weights is not None:
+                losses = losses * self.image_weights.to(losses)[batch["index"]]
+            loss = highest(losses, self.hparams["online_ratio"]).mean()
+        else:
+            loss = self.network.loss(images, targets)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; a warm-up and a cosine over all steps."""
+        p = self.hparams
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault(("backbone" in name, parameter.ndim > 1), []).append(parameter)
+        options = [
+            {"params": parameters, "lr": p["lr"] * (p["backbone_lr"] if backbone else 1),
+             "weight_decay": p["weight_decay"] * decays}
+            for (backbone, decays), parameters in groups.items()
+        ]  # fmt: skip
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        optimizer = torch.optim.AdamW(options)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps, p["warmup"]))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ConvDetection(TrainedDetection):
+    """The suite's compact detector (``convnet.ConvDetector``), trained from scratch; see there for the sources.
+
+    Args:
+        width: Channels, a multiple of 8.
+        **kwargs: Arguments of ``TrainedDetection``.
+    """
+
+    def __init__(self, width: int = 32, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, num_classes: int) -> nn.Module:
+        """The compact network."""
+        return ConvDetector(num_classes, self.hparams["width"], self.hparams["max_detections"])
+
+
+class DetectionTransformer(TrainedDetection):
+    """A detector of transformers by its name on the hub or its folder: RT-DETRv2, D-FINE, LW-DETR, YOLOS, DETR, ...
+
+    Args:
+        name: Tag on the hub, as ``PekingU/rtdetr_v2_r18vd``, or a folder that ``save_pretrained`` wrote.
+        pretrained: Take its weights; false = random ones, of its configuration.
+        **kwargs: Arguments of ``TrainedDetection``; fine-tuning wants ``lr: 1e-4`` and ``backbone_lr: 0.1``.
+    """
+
+    def __init__(self, name: str = "PekingU/rtdetr_v2_r18vd", pretrained: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+    def build(self, num_classes: int) -> nn.Module:
+        """The network of transformers."""
+        p = self.hparams
+        return TransformerDetector(p["name"], num_classes, p["pretrained"], p["max_detections"])
+
+
+class OnnxDetection(BoxDetection):
+    """A detector that was exported to ONNX: it tests, predicts and is mined, and cannot be trained.
+
+    Args:
+        file: The ONNX file.
+        layout: What its output means, see ``backbones.onnx_detector.OnnxDetector``.
+        score_threshold: Least score of a box.
+        nms_iou: IoU from which on the weaker of two boxes of a class goes.
+        max_detections: See ``BoxDetection``.
+        class_names: See ``BoxDetection``; the classes of the file, in its order, if they are others than the data's.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        layout: Literal["yolox", "yolov8"] = "yolox",
+        score_threshold: float = 0.01,
+        nms_iou: float = 0.65,
+        max_detections: int = 100,
+        class_names: list[str] | None = None,
+    ) -> None:
+        super().__init__(max_detections, class_names)
+
+    def build(self, num_classes: int) -> nn.Module:
+        """The exported network."""
+        p = self.hparams
+        return OnnxDetector(
+            p["file"], p["layout"], num_classes, p["score_threshold"], p["nms_iou"], p["max_detections"]
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Lightning asks for one."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        """Refuse to train."""
+        raise ValueError("An ONNX file cannot be trained. Use test, predict or mine, or train another detector.")
