@@ -3,6 +3,7 @@
 from callbacks.box_writer import BoxWriter
 from callbacks.compile_networks import CompileNetworks
 from callbacks.detection_tables import DetectionTables
+from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.heatmap_pictures import HeatmapPictures
 from callbacks.loggers import RunCSVLogger
 from callbacks.media import RetrievalPanel
@@ -10,18 +11,23 @@ from callbacks.multilabel_predictions import MultilabelPredictions
 from callbacks.multilabel_writer import MultilabelWriter
 from callbacks.prediction_writer import CodeWriter
 from callbacks.progressive_scale import ProgressiveScale
+from callbacks.real_time_mining import RealTimeMining
 from callbacks.report import Report
 from callbacks.results import Results
+from callbacks.weight_average import AverageWeights
 
 __all__ = [
+    "AverageWeights",
     "BoxWriter",
     "CodeWriter",
     "CompileNetworks",
     "DetectionTables",
+    "HardNegativeMining",
     "HeatmapPictures",
     "MultilabelPredictions",
     "MultilabelWriter",
     "ProgressiveScale",
+    "RealTimeMining",
     "Report",
     "Results",
     "RetrievalPanel",

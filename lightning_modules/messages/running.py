@@ -113,7 +113,7 @@ def constructor_text(text: str) -> str:
         >>> constructor_text("Does not validate\nErrors:\n  - bits is 0.\n  - Expected a <class 'NoneType'>")
         'bits is 0.'
     """
-    tried = re.split(r"\n\s*- ", text.split("Given value type:")[0])[1:]
+    tried = re.split(r"\n  - ", text.split("Given value type:")[0])[1:]
     said = [entry.strip() for entry in tried if not entry.startswith(("Expected a", "Not a valid subclass"))]
     return said[-1] if said else text
 
