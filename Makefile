@@ -29,7 +29,7 @@ quickstart: setup ## train, test and show the main job in a few minutes; writes 
 	@echo 'Look at runs/quickstart/report.html; beside it lie results.json, pictures/, checkpoints/ and the W&B run.'
 
 test: setup ## run all tests; ARGS='-m "not slow"' for the fast ones
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## style, docstrings, annotations, imports; types of the maths
 	$(BIN)/ruff check .

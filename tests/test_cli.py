@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from processes import TIMEOUT
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -95,8 +96,9 @@ def keys(value: Any) -> Iterator[str]:
 @pytest.mark.parametrize("config", RECIPES, ids=lambda file: file.relative_to(CONFIGS).as_posix())
 def test_experiments_name_no_hardware(config: Path) -> None:
     content = yaml.safe_load(config.read_text())
-    hardware = {"accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm", "compile", "device"}
+    hardware = {"accelerator", "devices", "num_nodes", "precision", "sync_batchnorm", "compile", "device"}
     assert not hardware & set(keys(content))
+    assert "strategy" not in content.get("trainer", {})  # callbacks have others
     loaders = {"num_workers", "pin_memory", "persistent_workers"}
     assert not loaders & set(content.get("data", {}).get("init_args", {}))
 
@@ -333,3 +335,20 @@ def test_as_a_process_it_prints_one_message(tmp_path) -> None:
     assert done.stdout == ""
     assert done.stderr.startswith("error: config file 'nowhere.yaml'")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_lightning_starts_the_second_process_itself(toy_config, tmp_path) -> None:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "test", "-c", toy_config, *two],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "MEMBER: 2/2" in done.stderr
+    assert json.loads((tmp_path / "runs/toy/results.json").read_text())["test"]["processes"] == 2

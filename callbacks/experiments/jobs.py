@@ -10,7 +10,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -94,10 +97,24 @@ def exit_code(job: Job, log: BinaryIO) -> int:
             time.sleep(0.05)  # not child.wait(): Ray's interruption is seen only between two calls
         return code
     except BaseException:  # Ctrl-C, or Ray taking the task back
-        stop(child)
+        with uninterrupted():
+            stop(child)
         raise
     finally:
         children.discard(child)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C in the main thread: Ray interrupts a task until it has ended, and stopping must come to its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def last_words(log: Path, code: int) -> str:

@@ -183,9 +183,11 @@ def _run_with_ray(
                 outcome = Outcome(1, 0.0, f"Ray: {str(error).strip().splitlines()[-1][:300]}")
             yield job, outcome
     finally:
-        for task in waiting:
-            ray.cancel(task)  # raises KeyboardInterrupt in run_job, which stops the child
-        if waiting:
-            ray.wait(list(waiting), num_returns=len(waiting), timeout=15)
+        running, end = list(waiting), time.monotonic() + 30
+        while running and time.monotonic() < end:
+            for task in running:
+                ray.cancel(task)  # raises KeyboardInterrupt in run_job, which stops the child
+            # and again: a busy worker was seen to miss one, and Ray's own end would leave the child's processes behind
+            _, running = ray.wait(running, num_returns=len(running), timeout=2)
         if started_here:
             ray.shutdown()

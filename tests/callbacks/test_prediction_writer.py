@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import launch
 from toy_run import ToyData, ToyModule
 
 from callbacks import run_files
 from callbacks.prediction_writer import CodeWriter
 from lightning_modules.backbones.encoder import open_image
 from lightning_modules.hashing.search import CodeSearch
-
-ROOT = Path(__file__).parents[2]
 
 
 def signs_by_hand(packed, bits):
@@ -169,19 +162,7 @@ def test_two_processes_write_the_files_of_one(make_trainer, make_module, feature
     module = make_module(image_dim=6, text_dim=6)
     torch.save(module.state_dict(), tmp_path / "weights.pt")
     make_trainer(tmp_path / "run", CodeWriter(str(tmp_path / "one"))).predict(module, datamodule=feature_data)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
-    command = [sys.executable, "-c", DDP_RUN, feature_file, str(tmp_path / "weights.pt"), str(tmp_path / "two"), "2"]
-    running = [
-        subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **settings, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    for process in running:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()[-2000:]
+    launch(DDP_RUN, 2, feature_file, tmp_path / "weights.pt", tmp_path / "two")
     for name in ("query.npz", "database.npz"):
         with np.load(tmp_path / "one" / name) as one, np.load(tmp_path / "two" / name) as two:
             for key in ("image_codes", "text_codes", "ids", "bits"):

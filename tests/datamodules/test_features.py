@@ -2,8 +2,6 @@ import errno
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections import namedtuple
@@ -12,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import launch, start
 from toy_encoder import ToyEncoder
 
 from datamodules import feature_store, features
 from datamodules.coco import COCO
 from datamodules.features import FeatureCache
 from datamodules.flickr import FlickrCaptions
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -230,30 +227,25 @@ def test_captions_without_labels(tmp_path, write_image):
 
 
 SCRIPT = """
+import os
 import sys
 import torch
-torch.set_num_threads(1)
-sys.path[:0] = [{repository!r}, {repository!r} + "/tests/support"]
 from toy_encoder import ToyEncoder
 from datamodules import COCO, features
+
 features.CHUNK_ITEMS = 4
-rank, world, port, pause = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+root, splits, log, cache, pause, world = *sys.argv[1:5], float(sys.argv[5]), int(sys.argv[6])
+rank = int(os.environ.get("LOCAL_RANK", 0))
 if world > 1:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=world)
-data = COCO({root!r}, 4, 5, split_dir={splits!r}, batch_size=3)
-encoder = ToyEncoder(log={log!r} + str(rank), pause=pause)
-cache = features.FeatureCache(data, encoder, {cache!r})
-print(cache.open("train").image.shape, cache.path, flush=True)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+encoder = ToyEncoder(log=log + str(rank), pause=pause)
+cache = features.FeatureCache(COCO(root, 4, 5, split_dir=splits, batch_size=3), encoder, cache)
+assert cache.open("train").image.shape == (5, 6)
 """
 
 
-def start(tmp_path, data, cache, rank=0, world=1, port="0", pause=0.0):
-    log = str(tmp_path / "log")
-    code = SCRIPT.format(
-        repository=str(REPOSITORY), root=str(data.root), splits=str(data.split_dir), log=log, cache=cache
-    )
-    command = [sys.executable, "-c", code, str(rank), str(world), port, str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+def arguments(tmp_path, data, pause):
+    return [data.root, data.split_dir, tmp_path / "log", tmp_path / "cache", pause]
 
 
 @pytest.mark.slow
@@ -261,16 +253,17 @@ def test_kill_in_mid_build_then_resume_without_repeating(make_data, tmp_path):
     data = make_data()
     plain = FeatureCache(data, ToyEncoder(), str(tmp_path / "plain"))
     plain.build()
-    process = start(tmp_path, data, str(tmp_path / "cache"), pause=0.5)
+    process = start(SCRIPT, [*arguments(tmp_path, data, 0.5), 1], tmp_path / "printed", tmp_path)
     try:
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "cache").glob("*.partial/chunk-*.npz"))) < 2:
-            assert process.poll() is None, process.communicate()
+            assert process.is_alive(), (tmp_path / "printed").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     done = len(list((tmp_path / "cache").glob("*.partial/chunk-*.npz")))
     assert 2 <= done < 6
     assert not list((tmp_path / "cache").glob("*/manifest.json"))
@@ -283,18 +276,10 @@ def test_kill_in_mid_build_then_resume_without_repeating(make_data, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_work_and_make_the_identical_cache(make_data, tmp_path):
-    import socket
-
     data = make_data()
     plain = FeatureCache(data, ToyEncoder(), str(tmp_path / "plain"))
     plain.build()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    both = [start(tmp_path, data, str(tmp_path / "cache"), rank, 2, port) for rank in range(2)]
-    results = [process.communicate(timeout=240) for process in both]
-    assert all(process.returncode == 0 for process in both), results
-    assert all("(5, 6)" in out for out, _ in results)
+    launch(SCRIPT, 2, *arguments(tmp_path, data, 0.0))
     counts = [sum(map(int, (tmp_path / f"log{rank}").read_text().split())) for rank in range(2)]
     assert counts == [12, 9]  # six chunks of at most four: three each
     assert contents(tmp_path / "cache" / plain.path.name) == contents(plain.path)

@@ -9,8 +9,9 @@ import torch
 
 from lightning_modules.detection import augment
 from lightning_modules.detection.augment import cut_patches, flip_half, jitter, paste_patches
-from lightning_modules.detection.batches import stacked, targets_of, truths_of, warm_cosine
+from lightning_modules.detection.batches import stacked, targets_of, truths_of
 from lightning_modules.detection.mining import HardNegativeMiner
+from lightning_modules.detection.optimiser import warm_cosine
 from lightning_modules.detection.weights import hardness_weights, highest
 from lightning_modules.metrics import flatten_detections
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +131,55 @@ def test_an_interruption_stops_the_children_and_theirs(launcher: str, number: in
     assert not [pid for pid in pids if alive(pid)]
     assert not (tmp_path / "next/log.txt").exists()  # what had not begun is not begun
     assert signal.getsignal(number) == before
+
+
+def test_a_second_interruption_does_not_cut_the_stopping_short(tmp_path) -> None:
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_): time.sleep(0.5); pathlib.Path('ended').touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)"
+    )
+
+    def interrupt() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        for _ in range(3):  # as Ray does until the task has ended
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job(tmp_path / "run", code))
+    thread.join()
+    assert (tmp_path / "ended").exists()
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_worker_that_misses_an_interruption_is_interrupted_again(tmp_path, monkeypatch) -> None:
+    cancelled: list[str] = []
+
+    def wait(tasks: list[str], num_returns: int, timeout: float | None = None) -> tuple[list[str], list[str]]:
+        if timeout is None:  # while the jobs run
+            raise KeyboardInterrupt
+        return (tasks, []) if len(cancelled) == 3 else ([], tasks)
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cloudpickle=SimpleNamespace(register_pickle_by_value=lambda module: None),
+        cluster_resources=lambda: {"CPU": 2},
+        nodes=lambda: [{"Resources": {"CPU": 2}}],
+        remote=lambda **_: lambda function: SimpleNamespace(remote=lambda fields: fields[0]),
+        wait=wait,
+        cancel=cancelled.append,
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([job(tmp_path / "run", "pass")], "ray")
+    assert cancelled == ["fold 0"] * 3
 
 
 def test_below_nohup_a_closed_terminal_stops_nothing(tmp_path) -> None:

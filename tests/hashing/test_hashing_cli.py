@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
+from processes import start
 
 CONFIG = """\
 seed_everything: 1
@@ -88,12 +85,12 @@ def test_a_killed_training_ends_where_an_undisturbed_one_does(run_cli, config, t
     run_cli("test", *settings, *whole, "--ckpt_path", "last")
 
     last = tmp_path / "runs" / "hashing" / "checkpoints" / "last.ckpt"
-    words = [sys.executable, str(ROOT / "cli.py"), "fit", *map(str, settings)]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not last.is_file() and process.poll() is None:
+    process = start("import cli; cli.main()", ["fit", *settings], tmp_path / "printed", tmp_path)
+    while not last.is_file() and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "printed").read_text()
     assert torch.load(last, weights_only=True)["epoch"] < 29
 
     run_cli("fit", *settings, "--ckpt_path", "last")

@@ -105,13 +105,15 @@ def test_batch_size_changes_nothing(run_cli, place) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "lr"), [("linear", 0.005), ("lora", 0.02)])
-def test_training_raises_the_gap(adapter, lr, run_cli, place) -> None:
+def test_training_raises_the_gap(adapter, lr, run_cli, place, world) -> None:
     same = ("-c", "config.yaml", "--model.init_args.redundancy", "none", "--model.init_args.threshold", "fitted")
-    run_cli("test", *same, "--trainer.default_root_dir", "runs/before")
+    untrained = world.parent / "untrained"  # the same for all adapters
+    if not (untrained / "results.json").exists():
+        run_cli("test", *same, "--trainer.default_root_dir", untrained)
     trained = ("--model.init_args.adapter", adapter, "--model.init_args.lr", lr)
     quick = ("--trainer.max_epochs", "10", "--trainer.limit_val_batches", "0")
     run_cli("fit", *same, *trained, *quick, "--test_after_fit", "true")
-    before, after = (block(place / f"runs/{name}")["metrics"] for name in ("before", "world"))
+    before, after = (block(folder)["metrics"] for folder in (untrained, place / "runs/world"))
     assert after["test/gap"] > before["test/gap"] + 0.05
     assert after["test/whole_image_ap_05"] == pytest.approx(before["test/whole_image_ap_05"], abs=0.02)
     checkpoint = torch.load(next((place / "runs/world").rglob("*.ckpt")), weights_only=True)

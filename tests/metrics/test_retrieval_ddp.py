@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import launch
 
 from lightning_modules.metrics import HammingMeanAveragePrecision, HammingRetrieval
 
@@ -42,8 +42,7 @@ def part(n, rank):
 
 
 def work(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
     results = {}
     everything = {"query": part(N_QUERY, rank), "database": part(N_DATABASE, rank)}
     # the second case: one process has no database item at all
@@ -64,11 +63,21 @@ def work(rank, folder):
     dist.destroy_process_group()
 
 
+DDP_RUN = """
+import os
+import sys
+sys.path[:0] = ["tests/metrics"]
+from test_retrieval_ddp import work
+
+work(int(os.environ["LOCAL_RANK"]), sys.argv[1])
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_value_of_one(tmp_path):
     everything = {"query": torch.arange(N_QUERY), "database": torch.arange(N_DATABASE)}
     expected = [as_list(feed(metric, everything).compute()) for metric in metrics()]
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+    launch(DDP_RUN, 2, tmp_path)
     for rank in range(2):
         for name, values in torch.load(tmp_path / f"rank{rank}.pt").items():
             for ours, theirs in zip(values, expected, strict=True):

@@ -60,12 +60,17 @@ def test_the_kept_score_is_that_of_the_tested_weights_whatever_chose_them(tmp_pa
         def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
             seen.append(trainer.callback_metrics["val/map"].item())
 
-    lowest = ModelCheckpoint(tmp_path / "kept", monitor="val/map", mode="min", save_last=True)
-    callbacks = [Watch(), lowest, MultilabelPredictions()]
+    seed_everything(2, verbose=False)  # the score falls, then rises: neither the first nor the last is the lowest
+    lowest, latest = (
+        ModelCheckpoint(tmp_path / "kept", monitor="val/map", mode="min"),
+        ModelCheckpoint(tmp_path / "all"),
+    )
+    callbacks = [Watch(), lowest, latest, MultilabelPredictions()]
     run = trainer(tmp_path, enable_checkpointing=True, callbacks=callbacks)
     module, data = MultilabelHashing(**SMALL), planted_data(tmp_path)
     run.fit(module, datamodule=data)
-    for path, expected in ((lowest.best_model_path, min(seen)), (lowest.last_model_path, seen[-1])):
+    assert seen[0] != min(seen) < seen[-1]
+    for path, expected in ((lowest.best_model_path, min(seen)), (latest.best_model_path, seen[-1])):
         run.test(MultilabelHashing(**SMALL), datamodule=data, ckpt_path=path, verbose=False)
         with np.load(tmp_path / "predictions.npz") as arrays:
             assert arrays["score"] == pytest.approx(expected)

@@ -97,7 +97,7 @@ def check_hashing(notebook: NotebookNode, values: dict[str, Any]) -> None:
     for way, expected in zip(("i2t", "t2i"), values["progressive_maps"], strict=True):
         assert test["metrics"][f"test/unimodal_{way}_map"] == pytest.approx(expected, abs=1e-6)
         assert test["floors"][f"test/unimodal_{way}_map"] == pytest.approx(floor, abs=1e-6)
-    assert test["n"] == {"query": 150, "database": 450, "empty": 0}
+    assert test["n"] == {"query": 90, "database": 270, "empty": 0}
     (table,) = outputs(notebook, "text/markdown")
     assert table.count(f"*random ranking* | {floor:.3f}") == 2
     assert all(f"{np.mean(maps[way]):.3f} [" in table for maps in values["maps"].values() for way in (0, 1))
@@ -125,7 +125,7 @@ def check_hashing(notebook: NotebookNode, values: dict[str, Any]) -> None:
     assert shares["HashNet"] < 0.02
     assert shares["HashNet, weighted"] == pytest.approx(0.5, abs=0.05)
 
-    assert values["mine"] == [100, 300, 350]
+    assert values["mine"] == [70, 150, 200]
     assert len(outputs(notebook, "image/png")) == 6
 
 
