@@ -30,7 +30,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 import callbacks  # noqa: F401 - the imports make class names usable without their path
 import datamodules  # noqa: F401
 import lightning_modules  # noqa: F401
-from callbacks.checkpoints import FreshCheckpoints, find_checkpoint
+from callbacks.checkpoints import FreshCheckpoints, LastCheckpoint, find_checkpoint
 from callbacks.compile_networks import CompileNetworks
 from callbacks.experiments import commands
 from callbacks.experiments.trainer import EXPERIMENTS, SuiteTrainer
@@ -196,7 +196,7 @@ class SuiteCLI(LightningCLI):
             kwargs["logger"] = given
         listed = settings.get("callbacks") or []
         self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
-        self.trainer_defaults["callbacks"].append(FreshCheckpoints())
+        self.trainer_defaults["callbacks"] += [FreshCheckpoints(), LastCheckpoint()]
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
         return super().instantiate_trainer(**kwargs)

@@ -34,6 +34,19 @@ class FreshCheckpoints(Callback):
             file.replace(aside / file.name)
 
 
+class LastCheckpoint(Callback):
+    """Writes ``last.ckpt`` after every epoch, for ``--ckpt_path last``.
+
+    A ModelCheckpoint with a monitor writes its own only when the monitored value is among the best, so that a resumed
+    training would repeat all epochs since. Runs without checkpoints stay so.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, on all processes."""
+        if trainer.checkpoint_callbacks and not trainer.fast_dev_run:
+            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt")
+
+
 def find_checkpoint(trainer: Trainer, which: str) -> str:
     """The best or the last checkpoint in the folder of a run.
 
@@ -57,10 +70,10 @@ def find_checkpoint(trainer: Trainer, which: str) -> str:
         return str(last)
     import torch
 
-    states = torch.load(last, map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
+    states = torch.load(newest[-1], map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
     names = [state["best_model_path"] for state in states.values() if state.get("best_model_path")]
     for name in names:
         for file in (folder / Path(name).name, Path(name)):  # the folder may have been moved
             if file.is_file():
                 return str(file)
-    raise FileNotFoundError(f"--ckpt_path best: {last} names no best checkpoint that still exists. {cure}")
+    raise FileNotFoundError(f"--ckpt_path best: {newest[-1]} names no best checkpoint that still exists. {cure}")
