@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_modules.detection.batches import Target
 from lightning_modules.detection.records import HardNegatives
+from lightning_modules.metrics.boxes import Floats
 from lightning_modules.metrics.detection_matching import DetectionSet
 from lightning_modules.metrics.tide import BACKGROUND
 
@@ -62,18 +63,20 @@ def cut_patches(
 
     Args:
         dataset: Items with ``image`` uint8 (3, S, S) and ``size``, height and width of the picture, by position.
-        records: Hard negatives; used are background errors that touch no truth and are no suspected label errors.
-        data: What they were mined in.
+        records: Hard negatives; used are background errors that are no suspected label errors and touch no truth, not
+            even an ignored one.
+        data: What they were mined in: all images of ``dataset``, in their order.
         most: Most patches.
 
     Returns:
         uint8 (3, h, w) each, the surest first.
     """
-    wanted = (records.kind == BACKGROUND) & (records.iou == 0) & ~records.suspected_label_error
-    chosen = np.flatnonzero(wanted)
-    chosen = chosen[np.argsort(-records.confidence[chosen], kind="stable")][:most]
-    images = records.image_index[chosen]
-    boxes = data.boxes[np.searchsorted(data.image, images) + records.prediction_index[chosen]]
+    candidates = records.take((records.kind == BACKGROUND) & ~records.suspected_label_error)
+    candidates = candidates.take(np.argsort(-candidates.confidence, kind="stable"))
+    images = candidates.image_index
+    boxes = data.boxes[np.searchsorted(data.image, images) + candidates.prediction_index]
+    free = [not _touches(box, data.truth_boxes[data.truth_image == i]) for i, box in zip(images, boxes, strict=True)]
+    images, boxes = images[free][:most], boxes[free][:most]
     patches = []
     for image, box in zip(images.tolist(), boxes, strict=True):
         item = dataset[image]
@@ -83,6 +86,11 @@ def cut_patches(
         left, top = min(left, columns - 1), min(top, rows - 1)  # a sliver at the edge gives a pixel too
         patches.append(item["image"][:, top : max(bottom, top + 1), left : max(right, left + 1)].clone())
     return patches
+
+
+def _touches(box: Floats, others: Floats) -> bool:
+    """Whether a box (4,) and one of others (n, 4) overlap."""
+    return bool(((box[:2] < others[:, 2:]) & (box[2:] > others[:, :2])).all(axis=1).any())
 
 
 def paste_patches(images: Tensor, targets: Sequence[Target], patches: Sequence[Tensor]) -> Tensor:

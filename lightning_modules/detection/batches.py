@@ -1,8 +1,7 @@
-"""A detection batch as the networks take it, and the learning rate over a training."""
+"""A detection batch as the networks and the metrics take it."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -28,15 +27,3 @@ def targets_of(batch: Batch) -> list[Target]:
     """As ``truths_of``, with boxes as fractions of the picture."""
     sides = batch["size"].flip(1).repeat(1, 2)  # (B, 4): width, height, width, height
     return [{**truth, "boxes": truth["boxes"] / side} for truth, side in zip(truths_of(batch), sides, strict=True)]
-
-
-def warm_cosine(step: int, steps: int, warmup: float) -> float:
-    """Factor of the learning rate: linear up to 1 during the warm-up, then along a cosine to 0.
-
-    >>> [round(warm_cosine(step, 10, 0.2), 3) for step in (0, 1, 2, 6, 10)]
-    [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    rising = warmup * steps
-    if step < rising:
-        return min(1.0, (step + 1) / rising)
-    return (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1.0, steps - rising)))) / 2

@@ -51,7 +51,7 @@ class ConvDetector(nn.Module):
         width: Channels, a multiple of 8.
         max_detections: Most boxes an image.
         score_threshold: Least score of a box.
-        nms_iou: IoU from which on the weaker of two boxes of a class goes.
+        nms_iou: IoU above which the weaker of two boxes of a class goes.
 
     Raises:
         ValueError: An argument outside its range.
@@ -98,12 +98,20 @@ class ConvDetector(nn.Module):
         """Class logits and boxes of all cells.
 
         Args:
-            images: uint8 (B, 3, H, W).
+            images: uint8 (B, 3, H, W), more than 32 pixels wide or high.
 
         Returns:
             Logits (B, P, C); boxes (B, P, 4), xyxy in pixels of ``images``; centres (P, 3) and the sizes of the grids
             as in ``cell_centres``. All float32.
+
+        Raises:
+            ValueError: The images are too small.
         """
+        if max(images.shape[-2:]) <= STRIDES[-1]:  # norms of a single cell would wipe it out
+            raise ValueError(
+                f"Pictures of {tuple(images.shape[-2:])} pixels are too small for cells of {STRIDES[-1]}. Set "
+                "data.init_args.image_size to at least 64."
+            )
         x = self.stem(images.float() / 127.5 - 1)
         features = []
         for stage in self.stages:

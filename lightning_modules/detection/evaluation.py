@@ -18,7 +18,7 @@ Table = tuple[list[str], list[list[Any]]]
 
 
 def shuffled(data: DetectionSet) -> DetectionSet:
-    """The same detections, each image's handed to the next one (the last one's to the first).
+    """The same detections, each image's handed to the next one (the last one's to the first); one image keeps its own.
 
     What they still score comes from where objects of a class usually lie and how large they are, not from the picture.
 

@@ -13,9 +13,11 @@ from lightning_modules.backbones.detectors import TransformerDetector
 from lightning_modules.backbones.onnx_detector import OnnxDetector
 from lightning_modules.base import BaseModule
 from lightning_modules.detection.augment import flip_half, jitter, paste_patches
-from lightning_modules.detection.batches import Batch, Target, stacked, targets_of, truths_of, warm_cosine
+from lightning_modules.detection.batches import Batch, Target, stacked, targets_of, truths_of
 from lightning_modules.detection.convnet import ConvDetector, Detections
+from lightning_modules.detection.distillation import distillation_losses, load_teacher
 from lightning_modules.detection.evaluation import HEADLINE, IOUS, class_rows, coco_scores, full_scores
+from lightning_modules.detection.optimiser import parameter_groups, warm_cosine
 from lightning_modules.detection.weights import highest
 from lightning_modules.metrics.detection import DetectionScores
 
@@ -170,31 +172,24 @@ class TrainedDetection(BoxDetection):
             images = paste_patches(images, targets, self.patches)
         return images, targets
 
+    def training_losses(self, images: Tensor, targets: list[Target], index: Tensor) -> Tensor:
+        """The losses of the images of a batch, (B,), of which ``index`` tells the position in the training part."""
+        return self.network.image_losses(images, targets)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: of all its images alike, of the hardest, or weighted by image."""
         images, targets = self.augmented(batch)
-        if self.hparams["online_ratio"] < 1 or self.image_weights is not None:
-            losses = self.network.image_losses(images, targets)
-            if self.image_weights is not None:
-                losses = losses * self.image_weights.to(losses)[batch["index"]]
-            loss = highest(losses, self.hparams["online_ratio"]).mean()
-        else:
-            loss = self.network.loss(images, targets)
+        losses = self.training_losses(images, targets, batch["index"])
+        if self.image_weights is not None:
+            losses = losses * self.image_weights.to(losses)[batch["index"]]
+        loss = highest(losses, self.hparams["online_ratio"]).mean()
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Any:
         """AdamW; a warm-up and a cosine over all steps."""
         p = self.hparams
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault(("backbone" in name, parameter.ndim > 1), []).append(parameter)
-        options = [
-            {"params": parameters, "lr": p["lr"] * (p["backbone_lr"] if backbone else 1),
-             "weight_decay": p["weight_decay"] * decays}
-            for (backbone, decays), parameters in groups.items()
-        ]  # fmt: skip
+        options = parameter_groups(self.network, p["lr"], p["backbone_lr"], p["weight_decay"])
         steps = max(1, int(self.trainer.estimated_stepping_batches))
         optimizer = torch.optim.AdamW(options)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps, p["warmup"]))
@@ -206,15 +201,36 @@ class ConvDetection(TrainedDetection):
 
     Args:
         width: Channels, a multiple of 8.
+        teacher: Checkpoint of another ``ConvDetection``, whose probabilities are learnt on the images that
+            ``HardNegativeMining`` found hard; without that callback on none. None = no teacher.
+        teacher_weight: Weight of that loss.
         **kwargs: Arguments of ``TrainedDetection``.
     """
 
-    def __init__(self, width: int = 32, **kwargs: Any) -> None:
+    def __init__(self, width: int = 32, teacher: str | None = None, teacher_weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+    teachers: Sequence[ConvDetector] = ()  # one or none; in a list it is no part of the module and its checkpoints
 
     def build(self, num_classes: int) -> nn.Module:
         """The compact network."""
         return ConvDetector(num_classes, self.hparams["width"], self.hparams["max_detections"])
+
+    def on_fit_start(self) -> None:
+        """Load the teacher."""
+        if self.hparams["teacher"] is not None:
+            self.teachers = [load_teacher(self.hparams["teacher"], self.names).to(self.device)]
+
+    def training_losses(self, images: Tensor, targets: list[Target], index: Tensor) -> Tensor:
+        """With a teacher: on hard images also the distance from it."""
+        output = self.network(images)
+        losses = self.network.losses_of(output, images, targets)
+        if not self.teachers or self.hard_images is None:
+            return losses
+        with torch.no_grad():
+            wanted = self.teachers[0](images)[0]
+        far = distillation_losses(output[0], wanted) * self.hard_images[index]
+        return losses + self.hparams["teacher_weight"] * far
 
 
 class DetectionTransformer(TrainedDetection):
@@ -234,6 +250,12 @@ class DetectionTransformer(TrainedDetection):
         p = self.hparams
         return TransformerDetector(p["name"], num_classes, p["pretrained"], p["max_detections"])
 
+    def training_losses(self, images: Tensor, targets: list[Target], index: Tensor) -> Tensor:
+        """The network's own loss of the batch, (1,); image by image, and slower, where images are told apart."""
+        if self.hparams["online_ratio"] < 1 or self.image_weights is not None:
+            return super().training_losses(images, targets, index)
+        return self.network.loss(images, targets)[None]
+
 
 class OnnxDetection(BoxDetection):
     """A detector that was exported to ONNX: it tests, predicts and is mined, and cannot be trained.
@@ -242,7 +264,7 @@ class OnnxDetection(BoxDetection):
         file: The ONNX file.
         layout: What its output means, see ``backbones.onnx_detector.OnnxDetector``.
         score_threshold: Least score of a box.
-        nms_iou: IoU from which on the weaker of two boxes of a class goes.
+        nms_iou: IoU above which the weaker of two boxes of a class goes.
         max_detections: See ``BoxDetection``.
         class_names: See ``BoxDetection``; the classes of the file, in its order, if they are others than the data's.
     """

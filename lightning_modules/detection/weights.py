@@ -32,7 +32,7 @@ def hardest_losses(losses: Floats, share: float) -> Floats:
     wrong = np.flatnonzero(~(np.isfinite(losses) & (losses >= 0)))
     if len(wrong):
         raise ValueError(f"The loss of image {wrong[0]} is {losses[wrong[0]]}; losses must be finite and at least 0.")
-    number = math.ceil(share * len(losses))
+    number = math.ceil(round(share * len(losses), 9))
     if number == 0:
         return np.zeros(len(losses))
     return np.where(losses >= np.sort(losses)[-number], losses, 0)
@@ -55,7 +55,7 @@ def highest(losses: Tensor, share: float) -> Tensor:
     >>> highest(torch.tensor([0.5, 2.0, 1.0]), share=0.5)
     tensor([2., 1.])
     """
-    return losses.topk(math.ceil(share * len(losses))).values
+    return losses.topk(math.ceil(round(share * len(losses), 9))).values
 
 
 def hardness_weights(hardness: Tensor, ratio: float = 0.3, cap: float = 10.0) -> Tensor:
