@@ -87,10 +87,8 @@ def mine(
     summary = write_mining_report(folder, mined, crops)
     replace_file(folder / "weights.csv", lambda file: file.write(to_csv(columns)))
     print_summary(mined, summary, folder)
-    hard = sum(value > 0 for value in hardness)
-    alike = hard == 0 or hard >= hard_negative_ratio * number
-    reason = f"; weights.csv weighs all alike, as it lifts hard ones to a share of {hard_negative_ratio:g} only"
-    print(f"{hard} of {number} images are hard{reason if alike else ''}")
+    lifted = sum(weight > min(weights) for weight in weights)
+    print(f"{sum(value > 0 for value in hardness)} of {number} images have hard negatives; weights.csv lifts {lifted}")
 
 
 def print_summary(mined: MiningRound, summary: Mapping[str, float], folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_mining_a_file_of_predictions(mine, tmp_path, capsys) -> None:
         "dAP",
         "3 images, 3 true boxes",
         "written to runs/mine",
-        "2 of 3 images are hard",
+        "2 of 3 images have hard negatives; weights.csv lifts 0",
     ):
         assert text in printed
 

@@ -1,4 +1,4 @@
-"""Detection scores and pixel average precision of two processes are those of one, however uneven the shares."""
+"""Detection scores, TIDE and pixel average precision of two processes are those of one, however uneven the shares."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import torch
 from detection_worlds import world
 from processes import launch
 
-from lightning_modules.metrics import DetectionScores, PixelAveragePrecision
+from lightning_modules.metrics import TIDE, DetectionScores, PixelAveragePrecision
 
 DDP_RUN = """
 import os
 import sys
 import torch
 import torch.distributed as dist
-from lightning_modules.metrics import DetectionScores, PixelAveragePrecision
+from lightning_modules.metrics import TIDE, DetectionScores, PixelAveragePrecision
 
 source, target, processes = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -28,14 +28,16 @@ shares = {
 }
 found = {}
 for name, share in shares.items():
-    boxes, pixels = DetectionScores(3), PixelAveragePrecision(3)
+    boxes, pixels, errors = DetectionScores(3), PixelAveragePrecision(3), TIDE(3)
     for _ in range(2):  # a reset metric starts anew
         boxes.reset()
         pixels.reset()
+        errors.reset()
         for part in share.split(8):
             if len(part):
                 boxes.update([predictions[i] for i in part], [targets[i] for i in part], part)
                 pixels.update(maps[part], truth[part], part)
+                errors.update([predictions[i] for i in part], [targets[i] for i in part], part)
         silent = DetectionScores(3)  # finds nothing anywhere
         nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
         if len(share):
@@ -45,6 +47,8 @@ for name, share in shares.items():
         found[name] = {
             "boxes": boxes.compute(),
             "pixels": pixels.compute(),
+            "errors": errors.compute(),
+            "by image": torch.from_numpy(errors.errors().per_image()),
             "collected": [torch.as_tensor(part) for part in (*data, index)],
             "matches": torch.from_numpy(boxes.matches().truth),
             "per class": torch.from_numpy(pixels.per_class()["pxap"]),
@@ -64,7 +68,8 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     torch.save((predictions, targets, maps, truth), tmp_path / "data.pt")
     launch(DDP_RUN, 2, tmp_path / "data.pt", tmp_path)
 
-    boxes, pixels = DetectionScores(3), PixelAveragePrecision(3)
+    boxes, pixels, errors = DetectionScores(3), PixelAveragePrecision(3), TIDE(3)
+    errors.update(predictions, targets, torch.arange(37))
     boxes.update(predictions, targets, torch.arange(37))
     pixels.update(maps, truth, torch.arange(37))
     data, index = boxes.collected()
@@ -73,6 +78,8 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
         for name, found in torch.load(tmp_path / f"{rank}.pt").items():
             assert found["boxes"] == boxes.compute(), (rank, name)
             assert found["pixels"] == pixels.compute(), (rank, name)
+            assert found["errors"] == errors.compute(), (rank, name)
+            np.testing.assert_array_equal(found["by image"].numpy(), errors.errors().per_image())
             for part, wanted in zip(found["collected"], (*data, index), strict=True):
                 np.testing.assert_array_equal(part.numpy(), wanted)
             np.testing.assert_array_equal(found["matches"].numpy(), boxes.matches().truth)
