@@ -44,7 +44,7 @@ class LastCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, on all processes."""
         if trainer.checkpoint_callbacks and not trainer.fast_dev_run:
-            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt")
+            trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
 
 
 def find_checkpoint(trainer: Trainer, which: str) -> str:

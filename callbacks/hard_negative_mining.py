@@ -163,6 +163,8 @@ class HardNegativeMining(Callback):
             mined = MiningRound(report, records, data, names, ids, partial(source.picture, "train"), title, settings)
             write_mining_report(folder, mined, self.crops)
             log_mining(trainer.loggers, mined, folder, trainer.global_step)
+            hard = int((self.weights() > self.weights().min()).sum())
+            print(f"{len(records)} hard negatives; {hard} of {len(ids)} images weigh more from here on; see {folder}")
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> tuple[DetectionSet, list[int], list[float] | None]:
         """What the detector finds in the training part, the index of each image and, for ``loss_based``, its loss."""

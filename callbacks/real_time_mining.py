@@ -49,6 +49,14 @@ class RealTimeMining(Callback):
         self.crops = crops
         self.miner()  # refuses what does not fit
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that finds no boxes."""
+        if stage in ("test", "predict") and not hasattr(pl_module, "find_boxes"):
+            raise ValueError(
+                f"RealTimeMining: {type(pl_module).__name__} has no find_boxes. Use a detection module, or remove the "
+                "callback."
+            )
+
     def miner(self) -> HardNegativeMiner:
         """A miner without images."""
         return HardNegativeMiner(**self.settings)  # type: ignore[arg-type]
