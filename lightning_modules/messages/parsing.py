@@ -116,7 +116,8 @@ class SettingsWalk:
     def _class_spec(self, key: str, spec: dict[str, Any], bases: list[type]) -> None:
         if "class_path" in spec:
             self.chosen[key] = self._resolve(key, str(spec["class_path"]), bases)
-        owner = self.chosen.get(key)
+        of_list = [name for name in self.chosen if name.startswith(f"{key}[")]  # settings without place reach the last
+        owner = self.chosen.get(key, self.chosen[of_list[-1]] if of_list else None)
         if owner is None and len(bases) == 1 and not inspect.isabstract(bases[0]) and not SPEC & set(spec):
             owner = bases[0]
         if owner is None:

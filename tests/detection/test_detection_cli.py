@@ -237,6 +237,8 @@ def test_all_that_mining_can_act_on_works_together(run_cli, place) -> None:
 
 
 MISTAKES = {
+    "strategy": ([f"{MINER}.strategy", "hardest"], ["strategy is 'hardest'", "'confidence_based'"]),
+    "key": ([f"{MINER}.raito", "0.3"], ["raito", "Nearest: ratio"]),
     "ratio": ([f"{MINER}.ratio", "1.5"], ["share of hard negatives is 1.5", "below 1"]),
     "start": ([f"{MINER}.start_epoch", "0"], ["start_epoch 0", "at least 1"]),
     "picture size": (["--data.init_args.image_size", "null"], ["different sizes", "image_size"]),
