@@ -224,6 +224,88 @@ def check_heatmap(notebook: NotebookNode, values: dict[str, Any]) -> None:
     assert len(outputs(notebook, "image/png")) == 9
 
 
+HARD_NEGATIVES_VALUES = """
+import json
+print(json.dumps({
+    "toy": [[r.type, r.prediction_index, r.truth_index] for r in toy_records],
+    "report": toy_report,
+    "scores": scores,
+    "numbers": numbers.tolist(),
+    "confident": confident.tolist(),
+    "hard": int(hard.sum()),
+    "shares": shares,
+    "means": means,
+    "weights": [float(weights.sum()), float(weights[hard].sum()), sorted(weights.tolist()) == sorted(placebo.tolist())],
+    "chosen": {name: row.tolist() for name, row in chosen.items()},
+    "objects": [in_hard, in_easy],
+    "mined": mined["statistics"],
+    "deleted": [num_deleted, hidden],
+    "outcome": outcome,
+    "by_order": by_order,
+    "mine": [again["ap_50"], own["ap_50"], again["statistics"]["hard_negatives"]],
+    "weights_csv": sum(float(row["weight"]) for row in rows),
+}))
+"""
+
+
+def check_hard_negatives(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """The figures of the notebook on hard negatives are what its text says."""
+    errors = [["localisation", 3, 1], ["class", 4, 2], ["both", 5, 3], ["background", 6, None], ["background", 7, None]]
+    assert values["toy"] == [*errors, ["missed", None, 3], ["missed", None, 4]]
+    assert values["report"]["statistics"]["types"]["duplicate"] == 1
+    assert values["report"]["statistics"]["suspected_label_errors"] == 1
+    assert values["report"]["metrics"]["precision"] == 2 / 8
+    assert values["report"]["metrics"]["recall"] == 2 / 6
+
+    # errors: the name of the class costs most, what is most frequent does not, a threshold trades errors for misses
+    train, test = (values["scores"][part] for part in ("train", "val and test"))
+    assert train["ap_50"] > test["ap_50"] > 5 * test["random_ap_50"]
+    cost = [test[f"dap_{name}"] for name in ("localisation", "class", "both", "duplicate", "background", "missed")]
+    assert max(cost) == cost[1]
+    assert max(cost[2], cost[4]) < cost[1] / 2
+    assert min(values["numbers"][2], values["numbers"][4]) > values["numbers"][0]
+    assert sum(values["confident"][:5]) < sum(values["numbers"][:5]) / 5
+    assert values["confident"][5] > values["numbers"][5]
+
+    # weights: the share that was asked for, the control has the same weights and no more hardness than chance
+    assert values["hard"] == 18
+    assert values["weights"] == [pytest.approx(1), pytest.approx(0.3), True]
+    assert values["shares"]["no mining"] == pytest.approx(0.15, abs=1e-6)
+    assert values["shares"]["mining"] == pytest.approx(0.3, abs=0.03)
+    assert values["shares"]["placebo"] < 0.22
+    assert values["means"]["mining"] > 1.1 * max(values["means"]["no mining"], values["means"]["placebo"])
+    for row in values["chosen"].values():
+        assert 18 <= sum(row) <= 40  # with ties
+    assert values["objects"][0] > values["objects"][1]
+    counts = values["mined"]
+    parts = ("true_positives", "false_positives", "below_threshold", "ignored")
+    assert counts["total_predictions"] == sum(counts[name] for name in parts)
+
+    # the audit: the trained detector reaches 0.9 hardly ever and is mostly right below; a jittered truth is listed
+    (deleted, hidden), outcome = values["deleted"], values["outcome"]
+    assert outcome["trained detector, from 0.9 on"][0] < 5
+    listed, objects, finds = outcome["trained detector, all"]
+    assert finds > listed / 2
+    assert 0 < objects < deleted
+    assert 0 < hidden < deleted
+    listed, objects, finds = outcome["idealised detector, from 0.9 on"]
+    assert finds > listed / 2
+    assert deleted / 4 < objects <= outcome["idealised detector, all"][1] < deleted
+
+    (ranked, at_random), (ideal, ideal_at_random) = values["by_order"].values()
+    assert ranked < at_random + 3
+    assert ideal > ideal_at_random + 5
+
+    mined_ap, own_ap, number = values["mine"]
+    assert mined_ap == pytest.approx(own_ap, abs=1e-6)
+    assert number > 0
+    assert values["weights_csv"] == pytest.approx(1)
+    tables = outputs(notebook, "text/markdown")
+    assert len(tables) == 6
+    assert f"| {test['ap_50']:.3f} [{test['ap_50_low']:.3f}, " in tables[1]
+    assert len(outputs(notebook, "image/png")) == 6
+
+
 MULTILABEL_VALUES = """
 import json
 print(json.dumps({
@@ -333,6 +415,7 @@ def check_multilabel(notebook: NotebookNode, values: dict[str, Any]) -> None:
 
 
 CHECKS = {  # notebook: last cell, which prints JSON, and what to make of it
+    "hard_negatives": (HARD_NEGATIVES_VALUES, check_hard_negatives),
     "hashing": (HASHING_VALUES, check_hashing),
     "heatmap": (HEATMAP_VALUES, check_heatmap),
     "multilabel": (MULTILABEL_VALUES, check_multilabel),
