@@ -43,3 +43,11 @@ def test_records_are_those_of_the_double_loop(mining, case, positive):
         seen |= {record.type for record in wanted}
     assert seen >= {"localisation", "background", "missed"}
     assert ({"class", "both"} <= seen) == (case.get("classes") != 1)
+
+
+@pytest.mark.slow
+def test_the_overhead_is_that_of_the_same_training(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    rows = importlib.import_module("mining_overhead").main(["--small"])
+    assert [row["rounds"] for row in rows] == [0, 2, 2]
+    assert rows[0]["more CPU"] == "0.0 %"
