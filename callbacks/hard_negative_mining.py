@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,7 +29,7 @@ SETTINGS = (
     "confidence_threshold",
     "iou_threshold",
     "act_on",
-    "placebo",
+    "control",
     "beta",
     "cap",
 )
@@ -56,7 +57,8 @@ class HardNegativeMining(Callback):
         confidence_threshold: Confidence from which on a prediction counts; one, or one of each class.
         iou_threshold: IoU from which on it finds a truth.
         act_on: What the weights act on: the ``sampler``, the images' ``loss``, or ``nothing`` (reports alone).
-        placebo: Control: the same weights, permuted over the images.
+        control: What mining must beat: ``placebo``, the same weights permuted over the images; ``fullest``, images
+            weigh by their number of objects, since pictures with many objects have many errors. ``none`` mines.
         beta: Weight of earlier rounds, at least 0 and below 1.
         cap: How many times as much as an easy image a hard one weighs at most.
         patches: Background errors kept as pieces of pictures for copy-paste; 0 = none.
@@ -76,7 +78,7 @@ class HardNegativeMining(Callback):
         confidence_threshold: float | list[float] = 0.5,
         iou_threshold: float = 0.5,
         act_on: Literal["sampler", "loss", "nothing"] = "sampler",
-        placebo: bool = False,
+        control: Literal["none", "placebo", "fullest"] = "none",
         beta: float = 0.5,
         cap: float = 10.0,
         patches: int = 0,
@@ -88,12 +90,14 @@ class HardNegativeMining(Callback):
                 f"every_n_epochs is {every_n_epochs}, start_epoch {start_epoch}, patches {patches} and crops {crops}; "
                 "the first two must be at least 1, the others at least 0."
             )
-        if act_on not in ("sampler", "loss", "nothing"):
-            raise ValueError(f"act_on is {act_on!r}; known: sampler, loss, nothing.")
+        if act_on not in ("sampler", "loss", "nothing") or control not in ("none", "placebo", "fullest"):
+            raise ValueError(
+                f"act_on is {act_on!r} and control {control!r}; known: sampler, loss, nothing; none, placebo, fullest."
+            )
         self.every_n_epochs, self.start_epoch, self.strategy = every_n_epochs, start_epoch, strategy
         self.ratio = ratio
         self.confidence_threshold, self.iou_threshold = confidence_threshold, iou_threshold
-        self.act_on, self.placebo, self.beta, self.cap = act_on, placebo, beta, cap
+        self.act_on, self.control, self.beta, self.cap = act_on, control, beta, cap
         self.patches, self.save_hard_negatives, self.crops = patches, save_hard_negatives, crops
         self.miner()  # refuses what does not fit
         hardness_weights(ema(None, torch.zeros(1), beta), ratio, cap)
@@ -145,7 +149,9 @@ class HardNegativeMining(Callback):
         ids = source.records("train").ids
         miner = self.miner()
         records = miner.mine(data, index, [ids[position] for position in index], losses)
-        self.hardness = ema(self.hardness, miner.image_hardness(len(ids)), self.beta)
+        objects = torch.from_numpy(np.bincount(data.truth_image, ~data.truth_ignored, minlength=len(ids)))
+        found = objects if self.control == "fullest" else miner.image_hardness(len(ids))
+        self.hardness = ema(self.hardness, found, self.beta)
         self.rounds += 1
         if self.patches:
             self.cut = cut_patches(source.dataset("train"), records, data, self.patches)
@@ -188,7 +194,7 @@ class HardNegativeMining(Callback):
         """The weights of all training images, (N,) with sum 1; those of the control permuted alike in all rounds."""
         assert self.hardness is not None
         weights = hardness_weights(self.hardness, self.ratio, self.cap)
-        if self.placebo:
+        if self.control == "placebo":
             weights = weights[torch.randperm(len(weights), generator=torch.Generator().manual_seed(0))]
         return weights
 

@@ -16,6 +16,7 @@ from processes import launch, start
 from toy_detectors import save_detector
 from toy_onnx import save_linear
 
+from datamodules import DIOR
 from datamodules.scenes.dior_layout import write_dior
 from datamodules.scenes.sprites import CLASS_NAMES
 from lightning_modules.detection.weights import hardness_weights
@@ -234,6 +235,13 @@ def test_all_that_mining_can_act_on_works_together(run_cli, place) -> None:
     stored = torch.load(place / "runs/mined/checkpoints/last.ckpt", weights_only=True)
     assert not any("teacher" in name for name in stored["state_dict"])
     assert all(value.isfinite().all() for value in stored["state_dict"].values())
+
+
+def test_the_fullest_images_are_a_control(run_cli, place) -> None:
+    words = [f"{MINER}.control", "fullest", f"{MINER}.save_hard_negatives", "false", "--trainer.max_epochs", "2"]
+    run_cli("fit", "-c", "config.yaml", *words)
+    data = DIOR(root="world", classes=list(CLASS_NAMES))
+    assert mined(place / "runs/mined")["hardness"].tolist() == [len(boxes) for boxes in data.records("train").boxes]
 
 
 MISTAKES = {

@@ -36,7 +36,7 @@ def test_weights_of_images_act_on_their_losses() -> None:
 
 
 def test_the_placebo_has_the_same_weights_on_other_images() -> None:
-    miner, control = HardNegativeMining(), HardNegativeMining(placebo=True)
+    miner, control = HardNegativeMining(), HardNegativeMining(control="placebo")
     miner.hardness = control.hardness = torch.arange(20.0)
     assert torch.equal(miner.weights().sort().values, control.weights().sort().values)
     assert not torch.equal(miner.weights(), control.weights())
