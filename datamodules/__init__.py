@@ -9,6 +9,7 @@ from datamodules.flickr import FlickrCaptions, MIRFlickr
 from datamodules.multilabel import MultilabelData
 from datamodules.paired_features import PairedFeatures
 from datamodules.scenes import Scenes
+from datamodules.segmentation import SegmentationBenchmark, SegmentationFolder
 from datamodules.voc import VOC
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "MultilabelData",
     "PairedFeatures",
     "Scenes",
+    "SegmentationBenchmark",
+    "SegmentationFolder",
 ]

@@ -6,12 +6,13 @@ import argparse
 
 from datamodules.scenes.dior_layout import write_dior
 from datamodules.scenes.layouts import write_coco, write_mirflickr
+from datamodules.scenes.voc_layout import write_voc
 
 
 def main() -> None:
     """Read the command line and write the data set."""
     parser = argparse.ArgumentParser(description="Write generated scenes in the layout of a real data set.")
-    parser.add_argument("layout", choices=["coco", "dior", "mirflickr"])
+    parser.add_argument("layout", choices=["coco", "dior", "mirflickr", "voc"])
     parser.add_argument("root", help="folder that receives the data set")
     parser.add_argument("--num", type=int, default=10_000, help="number of images (default: 10000)")
     parser.add_argument("--size", type=int, default=96, help="side of an image in pixels (default: 96)")
@@ -25,6 +26,8 @@ def main() -> None:
         write_coco(arguments.root, arguments.num - num_val, num_val, arguments.size, arguments.seed)
     elif arguments.layout == "dior":
         write_dior(arguments.root, arguments.num, arguments.size, arguments.seed)
+    elif arguments.layout == "voc":
+        write_voc(arguments.root, arguments.num, arguments.size, arguments.seed)
     else:
         write_mirflickr(arguments.root, arguments.num, arguments.size, arguments.seed)
     print(f"{arguments.num} scenes are in {arguments.root}")

@@ -52,6 +52,10 @@ from lightning_modules.metrics.retrieval import (
     hamming_recall_at_k,
     random_average_precision,
 )
+from lightning_modules.metrics.segmentation import SegmentationScores
+from lightning_modules.metrics.segmentation_controls import majority_class, oracle_map
+from lightning_modules.metrics.segmentation_counts import SegmentationCounts
+from lightning_modules.metrics.segmentation_intervals import bootstrap_mean_iou, mean_iou_difference
 from lightning_modules.metrics.tide import TIDE, tide_errors, tide_gains
 
 __all__ = [
@@ -66,6 +70,8 @@ __all__ = [
     "MultilabelScores",
     "PixelAveragePrecision",
     "PrecisionRecallCurve",
+    "SegmentationCounts",
+    "SegmentationScores",
     "align_bits",
     "average_precision",
     "average_precision_difference",
@@ -73,6 +79,7 @@ __all__ = [
     "average_precisions",
     "bootstrap_average_precision",
     "bootstrap_interval",
+    "bootstrap_mean_iou",
     "box_iou",
     "class_means",
     "class_table",
@@ -87,12 +94,15 @@ __all__ = [
     "hamming_precision_within_radius",
     "hamming_recall_at_k",
     "macro_interval",
+    "majority_class",
     "match_detections",
     "match_flat",
     "max_box_accuracy",
+    "mean_iou_difference",
     "mean_probabilities",
     "misses_by_area",
     "multilabel_scores",
+    "oracle_map",
     "paired_difference",
     "pixel_average_precision",
     "prior_scores",
