@@ -107,7 +107,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=PRINT)
+    figure.savefig(target, format="png", dpi=PRINT, pil_kwargs={"compress_level": 1})  # a training waits for it
     return target.getvalue()
 
 

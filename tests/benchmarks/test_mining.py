@@ -46,8 +46,8 @@ def test_records_are_those_of_the_double_loop(mining, case, positive):
 
 
 @pytest.mark.slow
-def test_the_overhead_is_that_of_the_same_training(monkeypatch):
+def test_the_rounds_are_timed_within_the_training(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     rows = importlib.import_module("mining_overhead").main(["--small"])
-    assert [row["rounds"] for row in rows] == [0, 2, 2]
-    assert rows[0]["more CPU"] == "0.0 %"
+    assert [row["rounds"] for row in rows] == [2, 2]
+    assert all(0 < row["rounds, CPU (s)"] < row["rounds (s)"] + 1 for row in rows)
