@@ -25,6 +25,7 @@ LAZY = {
     "matplotlib",
     "wandb",
     "sklearn",
+    "skimage",
     "numba",
 }
 COMPILED = {  # decorators need numba, so these files are imported late themselves

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Qkv = tuple[Tensor, Tensor, Tensor]
+Resize = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ class VisionTransformer:
         return images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
 
 
-def vision_transformer(visual: Any) -> VisionTransformer:
+def vision_transformer(visual: Any, positions: Resize = "bilinear") -> VisionTransformer:
     """The functions of an image tower.
 
     Args:
         visual: open_clip's own ``VisionTransformer``, the vision model of a SigLIP or SigLIP2 checkpoint of
-            transformers, or what this function returned.
+            transformers, or what this function returned, which stays as it is.
+        positions: How positions are brought to another grid; see :func:`resized_positions`.
 
     Raises:
         ValueError: A tower of another kind, such as a ResNet, or one whose tokens have no place in the joint space.
@@ -72,9 +74,9 @@ def vision_transformer(visual: Any) -> VisionTransformer:
     if isinstance(visual, VisionTransformer):
         return visual
     if hasattr(visual, "class_embedding") and hasattr(getattr(visual, "transformer", None), "resblocks"):
-        return _open_clip_vit(visual)
+        return _open_clip_vit(visual, positions)
     if hasattr(visual, "embeddings") and hasattr(getattr(visual, "head", None), "probe"):
-        return _siglip_vit(visual)
+        return _siglip_vit(visual, positions)
     hint = "Take the same weights through the Siglip2 backbone." if hasattr(visual, "trunk") else "Take a ViT."
     raise ValueError(
         f"The image tower {type(visual).__name__} is no vision transformer of open_clip or SigLIP, so it has no patch "
@@ -82,13 +84,17 @@ def vision_transformer(visual: Any) -> VisionTransformer:
     )
 
 
-def resized_positions(positions: Tensor, stored: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Position embeddings of patches for another grid, bilinear without antialiasing, as CLIP Surgery has them.
+def resized_positions(
+    positions: Tensor, stored: tuple[int, int], grid: tuple[int, int], mode: Resize = "bilinear"
+) -> Tensor:
+    """Position embeddings of patches for another grid, without antialiasing.
 
     Args:
         positions: ``(rows * columns, W)``.
         stored: Their rows and columns.
         grid: The rows and columns that are needed.
+        mode: ``bilinear``, as CLIP Surgery has it, or ``bicubic``, as DINO and CorrCLIP have it: with steps of
+            ``stored / (grid + 0.1)`` in place of ``stored / grid``, which moves features by a few percent.
 
     Returns:
         ``(grid rows * grid columns, W)``; the same tensor where nothing changes.
@@ -96,8 +102,12 @@ def resized_positions(positions: Tensor, stored: tuple[int, int], grid: tuple[in
     if stored == grid:
         return positions
     plane = positions.reshape(1, *stored, -1).permute(0, 3, 1, 2)  # (1, W, rows, columns)
-    plane = F.interpolate(plane.float(), size=grid, mode="bilinear", align_corners=False).to(positions.dtype)
-    return plane.flatten(2).transpose(1, 2)[0]
+    if mode == "bicubic":
+        factors = [(new + 0.1) / old for new, old in zip(grid, stored, strict=True)]
+        larger = F.interpolate(plane.float(), scale_factor=factors, mode="bicubic", align_corners=False)
+    else:
+        larger = F.interpolate(plane.float(), size=grid, mode="bilinear", align_corners=False)
+    return larger.to(positions.dtype).flatten(2).transpose(1, 2)[0]
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -124,7 +134,7 @@ def _open_clip_block(block: Any) -> Block:
     )
 
 
-def _open_clip_vit(visual: Any) -> VisionTransformer:
+def _open_clip_vit(visual: Any, mode: Resize) -> VisionTransformer:
     if visual.attn_pool is not None:
         raise ValueError("This ViT pools with attention (CoCa): its patches have no place in the space of the texts.")
     if any(not isinstance(block.attn, nn.MultiheadAttention) for block in visual.transformer.resblocks):
@@ -135,7 +145,7 @@ def _open_clip_vit(visual: Any) -> VisionTransformer:
         grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)  # (B, HW, W)
         positions = visual.positional_embedding
-        patches = resized_positions(positions[1:], visual.grid_size, grid)
+        patches = resized_positions(positions[1:], visual.grid_size, grid, mode)
         x = x + patches.to(x.dtype)
         first = (visual.class_embedding + positions[0]).to(x.dtype).expand(len(x), 1, -1)
         return visual.ln_pre(torch.cat([first, x], dim=1))
@@ -178,7 +188,7 @@ def _siglip_block(layer: Any) -> Block:
     )
 
 
-def _siglip_vit(vision: Any) -> VisionTransformer:
+def _siglip_vit(vision: Any, mode: Resize) -> VisionTransformer:
     """SigLIP has no class token: its head attends to all patches; a patch by itself passes as if it were alone."""
     head, side = vision.head, vision.config.image_size // vision.config.patch_size
     pooling = head.attention
@@ -187,7 +197,7 @@ def _siglip_vit(vision: Any) -> VisionTransformer:
     def embed(images: Tensor) -> Tensor:
         x = vision.embeddings.patch_embedding(images)
         grid = (x.shape[-2], x.shape[-1])
-        positions = resized_positions(vision.embeddings.position_embedding.weight, (side, side), grid)
+        positions = resized_positions(vision.embeddings.position_embedding.weight, (side, side), grid, mode)
         return x.flatten(2).transpose(1, 2) + positions.to(x.dtype)
 
     def project(x: Tensor) -> Tensor:
