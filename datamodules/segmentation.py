@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from datamodules.base import BaseDataModule
 from datamodules.folder import find_images
+from datamodules.mask_cache import MaskSource, cached_masks
 from datamodules.samplers import UnpaddedSampler
 from datamodules.segmentation_classes import PLAIN, Names, class_lines, first_name, read_class_lines
-from datamodules.segmentation_files import label_table, load_label_map, load_rgb
+from datamodules.segmentation_dataset import SegmentationDataset, collate_segmentation
+from datamodules.segmentation_files import label_table
 from datamodules.segmentation_layouts import LAYOUTS, SegmentationFiles, find_benchmark, read_list, require_files
 
 Benchmark = Literal[
@@ -23,49 +23,19 @@ Benchmark = Literal[
 ]
 
 
-class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Images, with label maps or without, decoded when asked for; items as :class:`SegmentationData` describes them.
-
-    Args:
-        files: The images; those without label maps are turned upright by their EXIF tag.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, files: SegmentationFiles, num_classes: int) -> None:
-        self.files = files
-        self.num_classes = num_classes
-
-    def __len__(self) -> int:
-        return len(self.files.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        files = self.files
-        pixels = np.array(load_rgb(files.images[index], upright=files.labels is None))
-        size = pixels.shape[:2]
-        item: dict[str, Any] = {"image": torch.from_numpy(pixels).permute(2, 0, 1).contiguous()}  # (3, H, W)
-        if files.labels is not None and files.table is not None:
-            labels = load_label_map(files.labels[index], files.table, size, self.num_classes)
-            item["target"] = torch.from_numpy(labels)
-        return {**item, "index": index, "id": files.ids[index], "size": torch.tensor(size)}
-
-
-def collate_segmentation(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items as a batch: ``size`` and ``index`` are stacked, all else is a list of B."""
-    batch: dict[str, Any] = {name: [item[name] for item in items] for name in items[0]}
-    return {**batch, "size": torch.stack(batch["size"]), "index": torch.tensor(batch["index"])}
-
-
 class SegmentationData(BaseDataModule):
     """Images with label maps, each in its own size, to be scored; nothing is trained on them.
 
-    A batch is a dict: lists of B tensors ``image`` (uint8 ``(3, H, W)``) and ``target`` (int64 ``(H, W)``, classes from
-    0 and ``ignore_index``; none in ``predict``); ``size`` int64 ``(B, 2)``, height and width; ``index`` int64 ``(B,)``,
-    the position in the set; and ``id``, a list of str. Label maps belong to the pixels as stored, so EXIF tags turn
-    only the pictures of ``predict_images``.
+    A batch is a dict: lists of B tensors ``image`` (uint8 ``(3, H, W)``), ``instance_mask`` (int64 ``(H, W)`` region
+    ids, 0 = in no region) and ``target`` (int64 ``(H, W)``, classes from 0 and ``ignore_index``; none in ``predict``);
+    ``size`` int64 ``(B, 2)``, height and width; ``index`` int64 ``(B,)``, the position in the set; and ``id``, a list
+    of str. Label maps belong to the pixels as stored, so EXIF tags turn only the pictures of ``predict_images``.
 
     Args:
         root: Folder of the set.
         predict_images: A folder of pictures without label maps for ``predict``; None = the set itself.
+        masks: What splits an image into regions, see ``lightning_modules.backbones.masks``; None = no regions.
+        mask_cache: Folder in which regions are kept.
         batch_size: Images a step and process.
         **kwargs: ``num_workers`` and the other arguments of ``BaseDataModule``.
     """
@@ -73,10 +43,20 @@ class SegmentationData(BaseDataModule):
     ignore_index: int = 255
     probability_threshold: float = 0.0  # below it CorrCLIP's reference makes a pixel class 0, background
 
-    def __init__(self, root: str, predict_images: str | None = None, batch_size: int = 4, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        root: str,
+        predict_images: str | None = None,
+        masks: MaskSource | None = None,
+        mask_cache: str = "cache/masks",
+        batch_size: int = 4,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
         self.root = Path(root).expanduser()
         self.predict_images = predict_images
+        self.masks = masks
+        self.mask_cache = mask_cache
 
     @abstractmethod
     def read(self) -> SegmentationFiles:
@@ -111,7 +91,8 @@ class SegmentationData(BaseDataModule):
     def dataset(self, part: str = "test") -> SegmentationDataset:
         """The set, or with ``predict_images`` and part ``predict`` that folder; ``index`` is the position here."""
         files = self.files if part != "predict" or self.predict_images is None else self._folder(self.predict_images)
-        return SegmentationDataset(files, self.num_classes)
+        masks = None if self.masks is None else cached_masks(self.masks, Path(self.mask_cache).expanduser())
+        return SegmentationDataset(files, self.num_classes, masks)
 
     def _folder(self, name: str) -> SegmentationFiles:
         folder = Path(name).expanduser()

@@ -1,0 +1,1 @@
+"""CorrCLIP: open-vocabulary segmentation without training; patches of CLIP look at patches of their region."""

@@ -1,0 +1,64 @@
+"""Map correction against a loop over regions that counts every class."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_modules.corrclip.correction import correct_map
+
+
+def region_by_region(prediction: list[int], ids: list[int]) -> list[int]:
+    """One image, pixel after pixel."""
+    found = list(prediction)
+    for each in sorted(set(ids))[1:]:
+        inside = [value for value, number in zip(prediction, ids, strict=True) if number == each]
+        most = max(inside.count(value) for value in inside)
+        winner = min(value for value in inside if inside.count(value) == most)
+        found = [winner if number == each else value for value, number in zip(found, ids, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_region_has_its_commonest_class(seed) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    classes, regions, side = 1 + seed % 7, 1 + seed % 11, 3 + seed % 6
+    prediction = torch.randint(0, classes, (3, side, 5), generator=generator)
+    mask = torch.randint(0, 65536, (regions,), generator=generator)[
+        torch.randint(0, regions, (3, side, 5), generator=generator)
+    ]
+    naive = [
+        region_by_region(p.flatten().tolist(), m.flatten().tolist()) for p, m in zip(prediction, mask, strict=True)
+    ]
+    assert correct_map(prediction, mask).flatten(1).tolist() == naive
+    assert correct_map(prediction[1], mask[1]).flatten().tolist() == naive[1]
+
+
+def test_ties_go_to_the_smallest_class_and_the_smallest_id_stays() -> None:
+    prediction = torch.tensor([[9, 3, 3, 9, 7, 1]])
+    assert correct_map(prediction, torch.tensor([[4, 4, 4, 6, 6, 6]])).tolist() == [[9, 3, 3, 1, 1, 1]]
+    assert torch.equal(correct_map(prediction, torch.full((1, 6), 8)), prediction)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_type_and_input_stay(dtype) -> None:
+    prediction = torch.tensor([[255, 2, 2, 7]]).to(torch.int16 if dtype == torch.int16 else dtype)
+    mask = torch.tensor([[0, 1, 1, 1]], dtype=dtype)
+    before = prediction.clone()
+    found = correct_map(prediction, mask)
+    assert found.dtype == prediction.dtype
+    assert found.tolist() == [[255, 2, 2, 2]]
+    assert torch.equal(prediction, before)
+    assert correct_map(prediction[:, :0], mask[:, :0]).shape == (1, 0)
+
+
+def test_what_is_no_map() -> None:
+    prediction = torch.zeros(2, 2).long()
+    with pytest.raises(ValueError, match=r"instance_mask has shape \(2, 3\), but .* \(2, 2\)"):
+        correct_map(prediction, torch.zeros(2, 3).long())
+    with pytest.raises(ValueError, match="ids from -1"):
+        correct_map(prediction, prediction - 1)
+    with pytest.raises(ValueError, match="ids from 0 to 70000"):
+        correct_map(prediction, torch.tensor([[0, 0], [0, 70000]]))
+    with pytest.raises(ValueError, match="class -1"):
+        correct_map(prediction - 1, prediction)
