@@ -14,6 +14,8 @@ from callbacks.progressive_scale import ProgressiveScale
 from callbacks.real_time_mining import RealTimeMining
 from callbacks.report import Report
 from callbacks.results import Results
+from callbacks.segmentation_pictures import SegmentationPictures
+from callbacks.segmentation_writer import SegmentationWriter
 from callbacks.weight_average import AverageWeights
 
 __all__ = [
@@ -32,4 +34,6 @@ __all__ = [
     "Results",
     "RetrievalPanel",
     "RunCSVLogger",
+    "SegmentationPictures",
+    "SegmentationWriter",
 ]
