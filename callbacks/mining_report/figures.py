@@ -25,7 +25,7 @@ COLOURS = dict(zip(TYPES, ("#0072b2", "#e69f00", "#cc79a7", "#56b4e9", "#d55e00"
 MARKS = dict(zip(TYPES, "osDv^X", strict=True))
 FOUND, LINE = "#b0b0b0", "#222222"  # true positives; thresholds
 SHOWN = 1500  # points of a kind in a scatter plot, taken at even distances: more hide each other
-PRINT = 300  # dots per inch
+PRINT = 200  # dots per inch; a training waits for the figures
 BINS = 20
 
 

@@ -241,7 +241,7 @@ def test_the_page_holds_everything_and_needs_no_network(written) -> None:
     figures = sorted(path.name for path in (written[0] / "figures").iterdir())
     names = ["confidence_histogram", "confidence_iou", "iou_histogram", "tide", "types"]
     assert figures == [f"{name}.png" for name in names]
-    assert Image.open(written[0] / "figures" / "tide.png").width == 6.3 * 300
+    assert Image.open(written[0] / "figures" / "tide.png").width == 6.3 * 200
 
 
 def test_nothing_predicted_and_nothing_wrong_are_reported_too(tmp_path) -> None:
