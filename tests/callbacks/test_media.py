@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.colors import to_hex
 from PIL import Image
 from toy_run import ToyData, ToyModule
+from wandb_files import records
 
 from callbacks import media
 from callbacks.charts import curves_of, precision_recall_figure, readable
@@ -155,12 +155,7 @@ def test_an_offline_wandb_run_holds_config_curves_panel_and_table(
     files = Path(run.dir)
     assert files.parent.name.startswith("offline-run-")
     wandb.finish()
-    record = b""
-    for _ in range(200):  # W&B's own process makes and fills the file a moment later
-        record = b"".join(file.read_bytes() for file in files.parent.glob("*.wandb"))
-        if b"unimodal_weight" in record:
-            break
-        time.sleep(0.1)
+    record = records(files.parent, b"unimodal_weight", b"val/map")
     assert b"unimodal_weight" in record
     assert b"val/map" in record
     for name in ("text_to_image", "image_to_text", "precision_recall"):
