@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,16 +37,27 @@ class FreshCheckpoints(Callback):
 
 
 class LastCheckpoint(Callback):
-    """Writes ``last.ckpt`` after every epoch, for ``--ckpt_path last``.
+    """Writes ``last.ckpt`` after epochs, for ``--ckpt_path last``.
 
     A ModelCheckpoint with a monitor writes its own only when the monitored value is among the best, so that a resumed
-    training would repeat all epochs since. Runs without checkpoints stay so.
+    training would repeat all epochs since. Where writing takes long beside an epoch, some are passed over, so that it
+    takes a tenth of the time at most; the last epoch never is. Runs without checkpoints stay so.
     """
+
+    def __init__(self) -> None:
+        self.written, self.took = -math.inf, 0.0  # when, and how long it took, in seconds
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, on all processes."""
-        if trainer.checkpoint_callbacks and not trainer.fast_dev_run:
+        if not trainer.checkpoint_callbacks or trainer.fast_dev_run:
+            return
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        last = last or 0 < trainer.max_steps <= trainer.global_step
+        start = time.monotonic()
+        if trainer.strategy.broadcast(last or start - self.written >= 10 * self.took):  # as the first process says
             trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
+            self.written = time.monotonic()
+            self.took = self.written - start
 
 
 def find_checkpoint(trainer: Trainer, which: str) -> str:
