@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -145,7 +144,7 @@ class HardNegativeMining(Callback):
     def mine(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Run a round; every process must call it."""
         data, index, losses = self.look(trainer, pl_module)
-        source = trainer.datamodule  # type: ignore[attr-defined]
+        source, names = trainer.datamodule, list(pl_module.names)
         ids = source.records("train").ids
         miner = self.miner()
         records = miner.mine(data, index, [ids[position] for position in index], losses)
@@ -165,7 +164,6 @@ class HardNegativeMining(Callback):
         if self.save_hard_negatives and trainer.is_global_zero and not trainer.fast_dev_run:
             title = f"Hard negatives of the training part after epoch {trainer.current_epoch + 1}"
             settings = {**{key: getattr(self, key) for key in SETTINGS}, "hard_negative_ratio": self.ratio}
-            names: Sequence[str] = pl_module.names  # type: ignore[assignment]
             mined = MiningRound(report, records, data, names, ids, partial(source.picture, "train"), title, settings)
             write_mining_report(folder, mined, self.crops)
             log_mining(trainer.loggers, mined, folder, trainer.global_step)
@@ -180,7 +178,7 @@ class HardNegativeMining(Callback):
         losses = NamedRows(width=2, keys=1).to(module.device)
         module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            for batch in trainer.datamodule.mining_dataloader():  # type: ignore[attr-defined]
+            for batch in trainer.datamodule.mining_dataloader():
                 moved = move_data_to_device(batch, module.device)
                 boxes.update(module.find_boxes(moved), truths_of(batch), batch["index"])
                 if self.strategy == "loss_based":
@@ -200,7 +198,7 @@ class HardNegativeMining(Callback):
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give sampler or losses the weights, and the module what was cut out."""
-        weights, module, data = self.weights(), pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        weights, module, data = self.weights(), pl_module, trainer.datamodule
         if self.act_on == "sampler":
             data.sampler.set_weights(weights)
         elif self.act_on == "loss":

@@ -59,7 +59,7 @@ class RealTimeMining(Callback):
 
     def miner(self) -> HardNegativeMiner:
         """A miner without images."""
-        return HardNegativeMiner(**self.settings)  # type: ignore[arg-type]
+        return HardNegativeMiner(**self.settings)
 
     def mine(self, batch: Any, found: list[dict[str, Any]]) -> list[list[Any]]:
         """The hard negatives of each image of a batch; none where it has no truths."""
@@ -86,7 +86,7 @@ class RealTimeMining(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
-        self.seen = DetectionScores(len(pl_module.names), (0.5,)).to(pl_module.device)  # type: ignore[arg-type]
+        self.seen = DetectionScores(len(pl_module.names), (0.5,)).to(pl_module.device)
 
     def on_test_batch_end(
         self,
@@ -107,13 +107,13 @@ class RealTimeMining(Callback):
         data, index = self.seen.collected()
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        source = trainer.datamodule  # type: ignore[attr-defined]
+        source = trainer.datamodule
         ids = [source.records("test").ids[position] for position in index.tolist()]
         miner = self.miner()
         records = miner.mine(data, list(range(len(ids))), ids)
         title = "Hard negatives of the test part"
         picture = partial(_picture, source, index.tolist())
-        report, names = miner.generate_report(), list(pl_module.names)  # type: ignore[arg-type]
+        report, names = miner.generate_report(), list(pl_module.names)
         mined = MiningRound(report, records, data, names, ids, picture, title, self.settings)
         write_mining_report(folder, mined, self.crops)
         log_mining(trainer.loggers, mined, folder, trainer.global_step)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from callbacks.mining_report.mined import NOTHING, Columns, MiningRound, suspects
+from callbacks.mining_report.mined import Columns, MiningRound, suspects
+from lightning_modules.detection.mining import NOTHING
 from lightning_modules.metrics.boxes import Bools, Floats
 from lightning_modules.metrics.detection_curves import average_precisions, class_means
 from lightning_modules.metrics.detection_intervals import Interval, bootstrap_average_precision

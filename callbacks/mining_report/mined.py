@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lightning_modules.detection.records import overlooked_score
 from lightning_modules.metrics.detection_matching import DetectionSet
 from lightning_modules.metrics.tide import TYPES
 
-NOTHING = 0.2  # share of the IoU threshold up to which a prediction sees background, as the miner has it
 FIELDS = (  # of a record
     "image_index",
     "image_id",
@@ -153,7 +153,7 @@ def suspects(table: Columns) -> Columns:
     Returns:
         Columns of ``SUSPECTS``; ``overlooked_score`` is ``confidence * (1 - iou)``.
     """
-    scores = [sure * (1 - iou) for sure, iou in zip(table["confidence"], table["iou"], strict=True)]
+    scores = overlooked_score(np.array(table["confidence"]), np.array(table["iou"])).tolist()
     whole = {**table, "overlooked_score": scores}
     chosen = [row for row, suspected in enumerate(table["suspected_label_error"]) if suspected]
     chosen.sort(key=lambda row: -scores[row])

@@ -75,10 +75,13 @@ def cut_patches(
     candidates = candidates.take(np.argsort(-candidates.confidence, kind="stable"))
     images = candidates.image_index
     boxes = data.boxes[np.searchsorted(data.image, images) + candidates.prediction_index]
-    free = [not _touches(box, data.truth_boxes[data.truth_image == i]) for i, box in zip(images, boxes, strict=True)]
-    images, boxes = images[free][:most], boxes[free][:most]
-    patches = []
+    patches: list[Tensor] = []
     for image, box in zip(images.tolist(), boxes, strict=True):
+        if len(patches) == most:
+            break
+        truths = slice(*np.searchsorted(data.truth_image, [image, image + 1]))
+        if _touches(box, data.truth_boxes[truths]):
+            continue
         item = dataset[image]
         (rows, columns), (height, width) = item["image"].shape[-2:], item["size"].tolist()
         corners = (box * np.array([columns / width, rows / height] * 2)).round().astype(int)
