@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
+from datamodules.box_dataset import ORIENTATION
 from datamodules.mask_cache import CachedMasks
 from datamodules.segmentation_files import load_label_map, load_rgb
 from datamodules.segmentation_layouts import SegmentationFiles
@@ -36,12 +38,24 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         pixels = np.array(load_rgb(files.images[index], upright=files.labels is None))
         size = pixels.shape[:2]
         item: dict[str, Any] = {"image": torch.from_numpy(pixels).permute(2, 0, 1).contiguous()}  # (3, H, W)
+        if files.labels is not None and self.masks is not None:
+            require_upright(files.images[index])
         ids = torch.zeros(size, dtype=torch.int64) if self.masks is None else self.masks(files.images[index])
         item["instance_mask"] = check_regions(ids, size, files.images[index])
         if files.labels is not None and files.table is not None:
             labels = load_label_map(files.labels[index], files.table, size, self.num_classes)
             item["target"] = torch.from_numpy(labels)
         return {**item, "index": index, "id": files.ids[index], "size": torch.tensor(size)}
+
+
+def require_upright(path: Path) -> None:
+    """Refuse an image that its EXIF tag turns: regions are made of it upright, label maps of its pixels as stored."""
+    with Image.open(path) as image:
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            raise ValueError(
+                f"Image {path} has an EXIF tag that turns it, so its regions would not lie on its label map. Store it "
+                "without that tag."
+            )
 
 
 def check_regions(ids: torch.Tensor, size: tuple[int, int], path: Path) -> torch.Tensor:

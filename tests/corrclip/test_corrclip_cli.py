@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from datamodules import SegmentationBenchmark
 from datamodules.scenes.voc_layout import write_voc
+from datamodules.segmentation_dataset import require_upright
 from lightning_modules import CorrClipSegmentation
 from lightning_modules.backbones import TinyClip
 from lightning_modules.backbones.guide import ClipGuide
@@ -69,6 +71,13 @@ def test_it_beats_the_plain_clip_and_batches_change_nothing(run_cli, place) -> N
     run_cli("test", "-c", "config.yaml")
     found = metrics(place / "runs/corr")
     assert found["test/num_images"] == 8
+    assert found["test/miou_low"] < found["test/miou"] < found["test/miou_high"]
+    floors = json.loads((place / "runs/corr/results.json").read_text())["test"]["floors"]
+    truth = torch.cat([item["target"].flatten() for item in SegmentationBenchmark("world", "world").dataset()])
+    shares = truth[truth != 255].bincount() / (truth != 255).sum()
+    assert floors["test/pixel_accuracy"] == pytest.approx(shares.max().item())
+    assert floors["test/miou"] == pytest.approx(shares.max().item() / int((shares > 0).sum()))
+    assert "test/boundary_iou" not in floors
     assert len(list((place / "masks").rglob("*.npz"))) == 8
     plain = ["similarity", "clip_qk", "scope", "false", "alpha", "0", "beta", "0", "correction", "false"]
     words = [f"--model.{word}" if i % 2 == 0 else word for i, word in enumerate(plain)]
@@ -148,6 +157,14 @@ def test_fit_says_that_there_is_nothing_to_train(run_cli, place, capsys) -> None
     with pytest.raises(SystemExit):
         run_cli("fit", "-c", "config.yaml", "--trainer.max_epochs", "1")
     assert "needs no training" in capsys.readouterr().err
+
+
+def test_regions_of_an_image_that_its_exif_tag_turns_are_refused(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, so the size would tell nothing
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=exif)
+    with pytest.raises(ValueError, match=r"a\.jpg has an EXIF tag"):
+        require_upright(tmp_path / "a.jpg")
 
 
 def test_no_class_is_refused() -> None:
