@@ -27,6 +27,7 @@ LAZY = {
     "sklearn",
     "skimage",
     "numba",
+    "gradio",
 }
 COMPILED = {  # decorators need numba, so these files are imported late themselves
     "lightning_modules/metrics/detection_kernels.py",
