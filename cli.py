@@ -3,7 +3,8 @@
 Everything of a run goes into one folder, ``trainer.default_root_dir``: the configuration, metrics.csv, checkpoints,
 results.json and the W&B files. ``fit --ckpt_path last`` starts or resumes; ``test --ckpt_path best`` works in a
 process of its own. ``crossval`` and ``ablate`` start many runs, each such a process in a folder below; ``report`` reads
-what they left. ``mine`` finds hard negatives in a file of predictions.
+what they left. ``mine`` finds hard negatives in a file of predictions. ``masks`` makes the region masks of
+segmentation data beforehand.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 import callbacks  # noqa: F401 - the imports make class names usable without their path
 import datamodules  # noqa: F401
@@ -33,10 +34,11 @@ import lightning_modules  # noqa: F401
 from callbacks.checkpoints import FreshCheckpoints, LastCheckpoint, find_checkpoint
 from callbacks.compile_networks import CompileNetworks
 from callbacks.experiments import commands
-from callbacks.experiments.trainer import EXPERIMENTS, SuiteTrainer
+from callbacks.experiments.trainer import EXPERIMENTS, TOOLS, SuiteTrainer
 from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline
 from callbacks.mining_report.command import mine
 from callbacks.results import Results
+from callbacks.save_config import SuiteSaveConfig
 from datamodules.base import BaseDataModule
 from datamodules.coco_results import read_coco_results
 from lightning_modules.base import BaseModule
@@ -69,31 +71,6 @@ class SuiteParser(LightningArgumentParser):
         raise ParseFailure(message) from ex
 
 
-class SuiteSaveConfig(SaveConfigCallback):
-    """Saves the configuration beside the results (``config.yaml`` for fit, ``config_test.yaml``, ...) and to W&B."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Name the file after the command, so that a test does not replace what was trained with."""
-        if stage == "fit":
-            return  # until the data and a checkpoint have been read: a fit that cannot start leaves the file as it was
-        if not self.already_saved and trainer.state.fn is not None:
-            self.config_filename = f"config_{trainer.state.fn.value}.yaml"
-        super().setup(trainer, pl_module, stage)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what is about to be trained with."""
-        super().setup(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the configuration into the W&B run, as values to compare and as the file to run it again with."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                run = logger.experiment
-                run.config.update(self.config.as_dict(), allow_val_change=True)
-                if Path(run.dir).is_dir():
-                    self.parser.save(self.config, Path(run.dir) / "cli_config.yaml", skip_none=False, overwrite=True)
-
-
 class SuiteCLI(LightningCLI):
     """LightningCLI with the model and the data chosen by class name."""
 
@@ -116,7 +93,12 @@ class SuiteCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The commands that set a model and data, and which of their arguments are no options."""
-        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in EXPERIMENTS}}
+        return {**LightningCLI.subcommands(), **{name: {"model", "datamodule"} for name in (*EXPERIMENTS, *TOOLS)}}
+
+    @property
+    def builds(self) -> bool:
+        """Whether the command needs model, data and trainer in this process."""
+        return self.subcommand not in (*EXPERIMENTS, *WITHOUT_MODEL)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Add the commands that know neither model nor data to Lightning's kind of commands."""
@@ -162,12 +144,12 @@ class SuiteCLI(LightningCLI):
 
     def _set_seed(self) -> None:
         """Seed what trains; the runs of an experiment seed themselves."""
-        if self.subcommand in LightningCLI.subcommands():
+        if self.builds:
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; each run of an experiment does so in its own process, a report needs none."""
-        if self.subcommand in LightningCLI.subcommands():
+        if self.builds:
             self._settle_wandb()
             super().instantiate_classes()
 
@@ -223,7 +205,7 @@ class SuiteCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; say in the end how an offline W&B run is sent, even when the command failed."""
-        if subcommand not in LightningCLI.subcommands():
+        if not self.builds:
             return self._run_without_model(subcommand)
         failed = True
         try:

@@ -1,5 +1,6 @@
 """What happens during a run: schedules, results, pictures, reports, loggers."""
 
+from callbacks.benchmark_table import BenchmarkTable
 from callbacks.box_writer import BoxWriter
 from callbacks.compile_networks import CompileNetworks
 from callbacks.detection_tables import DetectionTables
@@ -20,6 +21,7 @@ from callbacks.weight_average import AverageWeights
 
 __all__ = [
     "AverageWeights",
+    "BenchmarkTable",
     "BoxWriter",
     "CodeWriter",
     "CompileNetworks",

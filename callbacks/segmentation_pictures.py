@@ -155,7 +155,7 @@ def image_iou(found: Tensor, truth: Tensor, num_classes: int, ignore_index: int 
     >>> image_iou(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 255]]), num_classes=3)
     (0.25, 2)
     """
-    metric = SegmentationScores(num_classes, ignore_index, boundary_ratio=None)
+    metric = SegmentationScores(num_classes, ignore_index, boundary_ratio=None, sync_on_compute=False)
     metric.update([found], [truth], torch.tensor([0]))
     values = metric.compute()
     return values["miou"], int(values["classes_scored"])

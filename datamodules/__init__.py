@@ -9,7 +9,10 @@ from datamodules.flickr import FlickrCaptions, MIRFlickr
 from datamodules.multilabel import MultilabelData
 from datamodules.paired_features import PairedFeatures
 from datamodules.scenes import Scenes
-from datamodules.segmentation import SegmentationBenchmark, SegmentationFolder
+from datamodules.segmentation import SegmentationBenchmark
+from datamodules.segmentation_cub import Cub200
+from datamodules.segmentation_folder import SegmentationFolder
+from datamodules.segmentation_sets import SegmentationBenchmarks
 from datamodules.voc import VOC
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "DOTA",
     "VOC",
     "CocoBoxes",
+    "Cub200",
     "FeatureCache",
     "FlickrCaptions",
     "MIRFlickr",
@@ -25,5 +29,6 @@ __all__ = [
     "PairedFeatures",
     "Scenes",
     "SegmentationBenchmark",
+    "SegmentationBenchmarks",
     "SegmentationFolder",
 ]

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
+
+from datamodules.segmentation_files import read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 DEFAULT_CAPTION = "a photo."
@@ -121,20 +123,11 @@ class ImageFolder(Dataset[dict[str, Any]]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = self._decode(self.paths[index])
+        # Phones store a picture as the sensor saw it and note how to turn it; data sets have them turned.
+        image = read_picture(self.paths[index], upright=True).image
         return {
             "image": image if self.transform is None else self.transform(image),
             "text": self.texts[index],
             "index": index,
             "id": self.ids[index],
         }
-
-    def _decode(self, path: Path) -> Image.Image:
-        try:
-            with Image.open(path) as image:
-                # Phones store a picture as the sensor saw it and note how to turn it; data sets have them turned.
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"Image {path} cannot be decoded ({error}). Replace the file, or take it out of the folder."
-            ) from error

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import io
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.feature_store import content_hash
 from datamodules.ranks import all_ranks, rank_and_world, share_of_rank, together
+from datamodules.segmentation_files import Picture, is_turned, read_bytes, read_picture
 
-FORMAT = 1  # raise it when the meaning of a file changes: masks of another format are then made anew
+FORMAT = 2  # raise it when the meaning of a file changes: masks of another format are then made anew
 LARGEST_ID = 65535
-
-Picture = str | Path | bytes
-CachedMasks = Callable[..., Tensor]
 
 
 class MaskSource(Protocol):
@@ -34,46 +33,15 @@ class MaskSource(Protocol):
     def name(self) -> str:
         """The source in a few words."""
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether several processes may make masks at once, as there is neither a model nor a GPU."""
+
     def fingerprint(self) -> str | None:
         """Hash of all that masks depend on beside the picture; None where a cache saves nothing."""
 
     def masks(self, image: Tensor, stem: str | None = None) -> Tensor:
         """Id map ``(H, W)`` of a picture ``(3, H, W)`` uint8; ``stem`` is its file's name without ending."""
-
-
-def decode_picture(data: bytes, where: str) -> Tensor:
-    """The pixels of an image file, upright as its EXIF orientation says.
-
-    Args:
-        data: Bytes of the file.
-        where: Its name, for messages.
-
-    Returns:
-        ``(3, H, W)`` uint8, RGB; 16 bits a channel are scaled to 8, transparency is left out.
-
-    Raises:
-        ValueError: It cannot be decoded.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as stored:
-            image = ImageOps.exif_transpose(stored)
-            if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut them at 255
-                image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"Image {where} cannot be decoded ({error}). Give another file.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _read(picture: Picture) -> tuple[bytes, str, str | None]:
-    """Bytes of a picture, its name for messages, and its stem."""
-    if isinstance(picture, bytes):
-        return picture, "in memory", None
-    path = Path(picture)
-    try:
-        return path.read_bytes(), str(path), path.stem
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"Image {path} does not exist. Check the path.") from error
 
 
 def write_masks(path: Path, ids: Tensor, where: str = "") -> None:
@@ -103,8 +71,12 @@ def write_masks(path: Path, ids: Tensor, where: str = "") -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_masks(path: Path) -> Tensor | None:
+def read_masks(path: Path, size: tuple[int, int] | None = None) -> Tensor | None:
     """An id map from the cache; None where there is none, or a broken one, which a printed line says.
+
+    Args:
+        path: The ``.npz`` file.
+        size: H and W of its picture, where they are known; a map of another size is broken.
 
     Returns:
         ``(H, W)`` int64.
@@ -112,7 +84,7 @@ def read_masks(path: Path) -> Tensor | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:  # compares the archive's checksum
             ids = arrays["instance_mask"]
-        if ids.dtype != np.uint16 or ids.ndim != 2 or not ids.size:
+        if ids.dtype != np.uint16 or ids.ndim != 2 or not ids.size or size not in (None, ids.shape):
             raise ValueError(f"it holds {ids.dtype} of the shape {ids.shape}")
     except FileNotFoundError:
         return None
@@ -132,76 +104,133 @@ def cache_folder(source: MaskSource, cache_dir: str | Path) -> Path | None:
     return Path(cache_dir).expanduser() / f"{slug}-{key[:16]}"
 
 
-def _file(folder: Path, data: bytes) -> Path:
-    digest = hashlib.sha256(data).hexdigest()
-    return folder / digest[:2] / f"{digest}.npz"  # a hundred thousand files in one folder are slow to list
+class MaskCache:
+    """A mask source that keeps what it makes; a picture is known by the bytes of its file.
 
-
-def cached_masks(source: MaskSource, cache_dir: str | Path) -> CachedMasks:
-    """A mask source that keeps what it makes.
+    It goes to loader processes as it is: it holds no weights.
 
     Args:
         source: The source; one without a fingerprint (files, none) is asked every time.
         cache_dir: Folder of all caches; each source with its settings and weights gets its own folder there.
-
-    Returns:
-        ``masks(picture)``: the id map ``(H, W)`` int64 of a path or of an image file's bytes, upright as its EXIF
-        orientation says. It raises FileNotFoundError and ValueError for a picture that is not there or cannot be
-        decoded, and ValueError for ids above 65535.
     """
-    folder = cache_folder(source, cache_dir)
 
-    def masks(picture: Picture) -> Tensor:
-        data, where, stem = _read(picture)
-        path = None if folder is None else _file(folder, data)
-        found = None if path is None else read_masks(path)
+    def __init__(self, source: MaskSource, cache_dir: str | Path) -> None:
+        self.source = source
+        self.folder = cache_folder(source, cache_dir)
+
+    def file(self, data: bytes, turned: bool) -> Path | None:
+        """Where the masks of a picture lie, by the bytes of its file and whether its EXIF tag has turned it."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256(data).hexdigest()
+        # a hundred thousand files in one folder are slow to list
+        return self.folder / digest[:2] / f"{digest}{'-upright' if turned else ''}.npz"
+
+    def __call__(self, picture: Picture) -> Tensor:
+        """The regions of a picture, from the cache or made now.
+
+        Returns:
+            Id map ``(H, W)`` int64, in the picture's own size; 0 = in no region.
+
+        Raises:
+            ValueError: The source gives a map of another size, or ids that are negative or above 65535.
+        """
+        path, size = self.file(picture.data, picture.turned), (picture.image.height, picture.image.width)
+        found = None if path is None else read_masks(path, size)
         if found is None:
-            found = source.masks(decode_picture(data, where), stem)
+            found = self.source.masks(picture.pixels, picture.stem)
+            if tuple(found.shape) != size:
+                raise ValueError(
+                    f"The source '{self.source.name}' gave masks of the shape {tuple(found.shape)} for {picture.stem}, "
+                    f"whose height and width are {size}. It must keep the size of the picture."
+                )
             if path is not None:
-                write_masks(path, found, where)
+                write_masks(path, found, str(picture.stem))
         return found
 
-    return masks
+    def lacks(self, path: Path, upright: bool) -> bool:
+        """Whether the masks of an image file have to be made; broken ones have, which a printed line says.
+
+        Args:
+            path: The image file.
+            upright: Whether its EXIF tag turns it.
+        """
+        data = read_bytes(path)
+        file = self.file(data, upright and is_turned(data, str(path)))
+        if file is None or read_masks(file) is not None:
+            return False
+        file.unlink(missing_ok=True)  # if it was broken: said once
+        return True
+
+    def build(self, paths: Sequence[Path], upright: bool = False, workers: int = 0) -> int:
+        """Make all masks that the cache lacks, in the main process of each rank; they share what there is to do.
+
+        Loader processes could not: forked ones have no GPU, and others would load the model once each.
+
+        Args:
+            paths: The image files, the same list in every process.
+            upright: Turn the pictures as their EXIF tags say.
+            workers: Processes a rank that look for masks, and make them where the source allows it.
+
+        Returns:
+            Number of masks made, in all processes together.
+
+        Raises:
+            FileNotFoundError: There is no such picture.
+            ValueError: A picture cannot be decoded, or has too many regions. Either in every process.
+        """
+        if self.folder is None:
+            return 0
+        rank, world = rank_and_world()
+        lacking: list[int] = []
+
+        def look() -> None:
+            mine = share_of_rank(list(range(len(paths))), rank, world)
+            found = _each(partial(self.lacks, upright=upright), [paths[number] for number in mine], workers)
+            lacking.extend(number for number, lack in zip(mine, found, strict=True) if lack)
+
+        def make() -> None:
+            from rich.console import Console
+            from rich.progress import track
+
+            mine = [paths[number] for number in share_of_rank(missing, rank, world)]
+            maker = copy.copy(self)
+            maker.source = copy.copy(self.source)  # loads the model, which goes with it
+            done = _each(partial(_make, maker, upright), mine, workers if self.source.in_processes else 0)
+            title, quiet = f"Masks by {self.source.name}", rank > 0 or not mine
+            for _ in track(done, title, len(mine), console=Console(stderr=True), disable=quiet):
+                pass
+
+        together(look)
+        missing = [number for part in all_ranks(lacking) for number in part]
+        together(make)
+        return len(missing)
 
 
-def build_masks(
-    paths: Sequence[str | Path], source: MaskSource, cache_dir: str | Path, progress: bool = True
-) -> Path | None:
-    """Make all masks that the cache lacks; several processes share the pictures.
+def _make(cache: MaskCache, upright: bool, path: Path) -> None:
+    cache(read_picture(path, upright))
 
-    Args:
-        paths: The image files, the same list in every process.
-        source: The mask source.
-        cache_dir: Folder of all caches, see ``cached_masks``.
-        progress: Show a bar, on the first process.
 
-    Returns:
-        Folder of this source's masks; None for a source that is not cached: there is nothing to make.
+class _Steps(Dataset[Any]):
+    """What ``step`` gives for each of ``items``, or the error that it met."""
 
-    Raises:
-        ValueError: A picture cannot be decoded, or has too many regions; in every process.
-    """
-    folder = cache_folder(source, cache_dir)
-    if folder is None:
-        print(f"The source '{source.name}' needs no cache: its masks are read where they lie.")
-        return None
-    from rich.progress import track
+    def __init__(self, step: Callable[[Path], Any], items: Sequence[Path]) -> None:
+        self.step, self.items = step, items
 
-    rank, world = rank_and_world()
-    mine = share_of_rank(list(range(len(paths))), rank, world)
-    made = 0
+    def __len__(self) -> int:
+        return len(self.items)
 
-    def work() -> None:
-        nonlocal made
-        for number in track(mine, description=f"Masks by {source.name}", disable=not progress or rank > 0):
-            data, where, stem = _read(paths[number])
-            path = _file(folder, data)
-            if read_masks(path) is None:
-                write_masks(path, source.masks(decode_picture(data, where), stem), where)
-                made += 1
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.step(self.items[index])
+        except (FileNotFoundError, ValueError) as error:
+            return error
 
-    together(work)
-    counts = all_ranks(made)
-    if rank == 0:
-        print(f"{folder}: masks of {len(paths)} images, {sum(counts)} of them made now.")
-    return folder
+
+def _each(step: Callable[[Path], Any], items: Sequence[Path], workers: int) -> Iterator[Any]:
+    """What ``step`` gives for each item, in order, by loader processes; its first error is raised here, as it was."""
+    own = torch.Generator()  # the loader draws a seed; from the run's, it would make a run that fills the cache differ
+    for result in DataLoader(_Steps(step, items), batch_size=None, num_workers=workers if items else 0, generator=own):
+        if isinstance(result, Exception):
+            raise result
+        yield result

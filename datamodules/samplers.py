@@ -102,3 +102,27 @@ class UnpaddedSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.share())
+
+
+def first_of_shares(count: int, limit: int | float, batch_size: int) -> list[int]:
+    """Positions that a run takes by :class:`UnpaddedSampler`, in all processes together.
+
+    Args:
+        count: Number of images.
+        limit: Batches a process, or their part, as ``trainer.limit_test_batches``.
+        batch_size: Images a batch.
+
+    Returns:
+        The positions, ascending.
+
+    Example:
+        >>> first_of_shares(10, 2, batch_size=3), first_of_shares(4, 1.0, batch_size=3)
+        ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3])
+    """
+    world = rank_and_world()[1]
+    taken: list[int] = []
+    for rank in range(world):
+        share = share_of_rank(list(range(count)), rank, world)
+        batches = limit if isinstance(limit, int) else int(-(-len(share) // batch_size) * limit)
+        taken += share[: batches * batch_size]
+    return taken

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
 
 from datamodules.base import BaseDataModule
 from datamodules.folder import find_images
-from datamodules.mask_cache import MaskSource, cached_masks
-from datamodules.samplers import UnpaddedSampler
+from datamodules.mask_cache import MaskCache, MaskSource
+from datamodules.ranks import rank_and_world
+from datamodules.samplers import UnpaddedSampler, first_of_shares
 from datamodules.segmentation_classes import PLAIN, Names, class_lines, first_name, read_class_lines
 from datamodules.segmentation_dataset import SegmentationDataset, collate_segmentation
-from datamodules.segmentation_files import label_table
-from datamodules.segmentation_layouts import LAYOUTS, SegmentationFiles, find_benchmark, read_list, require_files
+from datamodules.segmentation_layouts import LAYOUTS, SegmentationFiles, find_benchmark
 
 Benchmark = Literal[
     "voc21", "voc20", "context60", "context59", "coco_stuff", "coco_object", "ade20k", "cityscapes", "world"
@@ -35,13 +37,15 @@ class SegmentationData(BaseDataModule):
         root: Folder of the set.
         predict_images: A folder of pictures without label maps for ``predict``; None = the set itself.
         masks: What splits an image into regions, see ``lightning_modules.backbones.masks``; None = no regions.
-        mask_cache: Folder in which regions are kept.
+        mask_cache: Folder in which regions are kept, one that all machines see. What it lacks is made before the
+            loaders start, or by ``python cli.py masks``.
         batch_size: Images a step and process.
         **kwargs: ``num_workers`` and the other arguments of ``BaseDataModule``.
     """
 
     ignore_index: int = 255
     probability_threshold: float = 0.0  # below it CorrCLIP's reference makes a pixel class 0, background
+    window_sizes: Mapping[str, int] = MappingProxyType({})  # ``short`` and ``crop`` of the reference, where it has them
 
     def __init__(
         self,
@@ -91,8 +95,27 @@ class SegmentationData(BaseDataModule):
     def dataset(self, part: str = "test") -> SegmentationDataset:
         """The set, or with ``predict_images`` and part ``predict`` that folder; ``index`` is the position here."""
         files = self.files if part != "predict" or self.predict_images is None else self._folder(self.predict_images)
-        masks = None if self.masks is None else cached_masks(self.masks, Path(self.mask_cache).expanduser())
-        return SegmentationDataset(files, self.num_classes, masks)
+        return SegmentationDataset(files, self.num_classes, self._regions)
+
+    def build_masks(self) -> None:
+        """Make all masks that ``test`` or ``predict`` would: of the set, if it is there, and of ``predict_images``."""
+        regions, first = self._regions, rank_and_world()[0] == 0
+        if regions is None or regions.folder is None:
+            source = "no mask source" if self.masks is None else f"the mask source '{self.masks.name}'"
+            if first:
+                print(f"With {source} in data.init_args.masks there is nothing to make beforehand.")
+            return
+        has_folder = self.predict_images is not None
+        parts = ["test"] if self.root.is_dir() or not has_folder else []
+        for part in [*parts, "predict"] if has_folder else parts:
+            files = self.dataset(part).files
+            made = regions.build(files.images, files.labels is None, self.num_workers)
+            if first:
+                print(f"{regions.folder}: masks of {len(files.images)} images, {made} of them made now.")
+
+    @cached_property
+    def _regions(self) -> MaskCache | None:
+        return None if self.masks is None else MaskCache(self.masks, self.mask_cache)
 
     def _folder(self, name: str) -> SegmentationFiles:
         folder = Path(name).expanduser()
@@ -101,6 +124,10 @@ class SegmentationData(BaseDataModule):
 
     def _scored_loader(self, part: str) -> DataLoader[Any]:
         dataset = self.dataset(part)
+        if self._regions is not None:
+            batches = getattr(self.trainer, f"limit_{part}_batches", 1.0)
+            images = [dataset.files.images[index] for index in first_of_shares(len(dataset), batches, self.batch_size)]
+            self._regions.build(images, dataset.files.labels is None, self.num_workers)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -169,7 +196,9 @@ class SegmentationBenchmark(SegmentationData):
                 )
             self._lines = lines
         self.benchmark = benchmark
-        self.probability_threshold = LAYOUTS[benchmark].threshold
+        layout = LAYOUTS[benchmark]
+        self.probability_threshold = layout.threshold
+        self.window_sizes = {"short": layout.short, "crop": layout.crop}
 
     @property
     def class_lines(self) -> list[str]:
@@ -184,74 +213,3 @@ class SegmentationBenchmark(SegmentationData):
     def read(self) -> SegmentationFiles:
         """Find the images and label maps of the set."""
         return find_benchmark(self.root, self.benchmark)
-
-
-class SegmentationFolder(SegmentationData):
-    """Any folder of images and label maps.
-
-    The label map of ``images/a/b.jpg`` is ``labels/a/b.png``: of the same path, with ``label_suffix`` in place of the
-    image's own. Its pixels are class indices: a palette PNG, or a grey one of 8 or 16 bits.
-
-    Args:
-        root: Folder of the set.
-        images: Folder of images below it, with folders of any depth.
-        labels: Folder of label maps below it.
-        classes: Class file below it: one line a class in the order of the labels, ways to name it separated by
-            ``"; "``.
-        listed: File below it that names the images that count, as ``a/b``, one a line; None = all.
-        label_suffix: End of a label map's name.
-        ignore_index: Number of pixels that do not count.
-        reduce_zero_label: Classes are numbered from 1, and 0 does not count either.
-        probability_threshold: Probability below which a pixel becomes class 0, background.
-        **kwargs: ``predict_images``, ``batch_size`` and the other arguments of ``SegmentationData``.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        images: str = "images",
-        labels: str = "labels",
-        classes: str = "classes.txt",
-        listed: str | None = None,
-        label_suffix: str = ".png",
-        ignore_index: int = 255,
-        reduce_zero_label: bool = False,
-        probability_threshold: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, **kwargs)
-        self.images = images
-        self.labels = labels
-        self.classes = classes
-        self.listed = listed
-        self.label_suffix = label_suffix
-        self.ignore_index = ignore_index
-        self.reduce_zero_label = reduce_zero_label
-        self.probability_threshold = probability_threshold
-
-    @cached_property
-    def class_lines(self) -> list[str]:
-        """The lines of the class file."""
-        return read_class_lines(self.root / self.classes)
-
-    def read(self) -> SegmentationFiles:
-        """Find the images and label maps of the set."""
-        table = label_table(self.num_classes, self.ignore_index, self.reduce_zero_label)
-        folder = self.root / self.images
-        found: dict[str, Path] = {}
-        for path in find_images(folder):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise ValueError(f"{found[name]} and {path} would share one label map. Keep one of them.")
-            found[name] = path
-        if self.listed is not None:
-            listed = read_list(self.root / self.listed)
-            if missing := [name for name in listed if name not in found]:
-                raise FileNotFoundError(
-                    f"{len(missing)} of {len(listed)} images that {self.root / self.listed} names are not in {folder}, "
-                    f"first {missing[0]}. Name them by their path there, without the suffix."
-                )
-            found = {name: found[name] for name in listed}
-        labels = [self.root / self.labels / f"{name}{self.label_suffix}" for name in found]
-        require_files(labels, "label maps")
-        return SegmentationFiles(list(found), list(found.values()), labels, table)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
-from datamodules.box_dataset import UNREADABLE
+from datamodules.box_dataset import ORIENTATION, UNREADABLE
 
 REFUSED = -1
 LEVELS = 2**16  # a label map holds 8 or 16 bits a pixel
@@ -17,32 +22,89 @@ LEVELS = 2**16  # a label map holds 8 or 16 bits a pixel
 Ints = NDArray[np.int64]
 
 
-def load_rgb(path: Path, upright: bool = False) -> Image.Image:
-    """Decode a picture of any depth and colour model as RGB of 8 bits.
+class Picture(NamedTuple):
+    """A decoded picture, and what its regions are found again by."""
+
+    image: Image.Image  # RGB of 8 bits
+    data: bytes  # of its file
+    turned: bool  # whether the EXIF tag of the file has turned it
+    stem: str | None = None  # name of its file without the ending
+
+    @property
+    def pixels(self) -> Tensor:
+        """``(3, H, W)`` uint8."""
+        return torch.from_numpy(np.array(self.image)).permute(2, 0, 1).contiguous()
+
+
+def decode_picture(data: bytes, where: str, upright: bool = False, stem: str | None = None) -> Picture:
+    """Decode a picture of any depth and colour model as RGB of 8 bits; transparency is left out.
 
     Args:
-        path: The file; 16-bit grey is scaled to 8 bits.
+        data: Bytes of the file; 16-bit grey is scaled to 8 bits.
+        where: Its name, for messages.
         upright: Turn it as its EXIF tag says. Label maps belong to the pixels as stored, so theirs stay as they are.
+        stem: Name of the file without its ending, for region masks that are found by it.
 
-    Returns:
-        The picture.
+    Raises:
+        ValueError: It cannot be decoded.
+    """
+    with _opened(data, where) as image:
+        turned = upright and _turns(image)
+        shown = ImageOps.exif_transpose(image) if turned else image
+        if shown.mode == "I" or shown.mode.startswith("I;16"):  # convert() would cut off at 255
+            levels = np.asarray(shown).astype(np.int64).clip(0, LEVELS - 1)
+            shown = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        return Picture(shown.convert("RGB"), data, turned, stem)
+
+
+def read_picture(path: Path, upright: bool = False) -> Picture:
+    """Read and decode a picture, see :func:`decode_picture`.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It cannot be decoded.
     """
+    return decode_picture(read_bytes(path), str(path), upright, path.stem)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
     try:
-        with Image.open(path) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            if turned.mode == "I" or turned.mode.startswith("I;16"):  # convert() would cut off at 255
-                levels = np.asarray(turned).astype(np.int64).clip(0, LEVELS - 1)
-                turned = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-            return turned.convert("RGB")
+        return path.read_bytes()
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"Image {path} does not exist. Unpack the images again.") from error
+        raise FileNotFoundError(f"Image {path} does not exist. Check the path, or unpack the images again.") from error
+
+
+def is_turned(data: bytes, where: str) -> bool:
+    """Whether :func:`decode_picture` would turn a picture to have it upright.
+
+    Args:
+        data: Bytes of the file.
+        where: Its name, for messages.
+
+    Raises:
+        ValueError: It is no picture.
+    """
+    with _opened(data, where) as image:
+        return _turns(image)
+
+
+def _turns(image: Image.Image) -> bool:
+    return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+
+
+@contextmanager
+def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
     except UNREADABLE as error:
         raise ValueError(
-            f"Image {path} cannot be decoded ({error}). Replace the file, or take it out of the set."
+            f"Image {where} cannot be decoded ({error}). Replace the file, or take it out of the folder."
         ) from error
 
 
@@ -69,7 +131,7 @@ def load_indices(path: Path) -> NDArray[np.integer]:
     if pixels.ndim != 2:
         raise ValueError(
             f"Label map {path} is a picture of colours ({mode}), but its pixels must be class indices. Use the set's "
-            "palette or grey PNG files, or write the class number of each colour to such files."
+            "palette or grey PNG files, or name the colour of each class (label_colours of SegmentationFolder)."
         )
     return pixels.astype(np.uint16)
 
@@ -129,7 +191,13 @@ def mapped_table(mapping: Mapping[int, int], default: int = REFUSED, ignore_inde
     return table
 
 
-def load_label_map(path: Path, table: Ints, size: Sequence[int], num_classes: int) -> Ints:
+def load_label_map(
+    path: Path,
+    table: Ints,
+    size: Sequence[int],
+    num_classes: int,
+    decode: Callable[[Path], NDArray[np.integer]] = load_indices,
+) -> Ints:
     """Read a label map as classes.
 
     Args:
@@ -137,6 +205,7 @@ def load_label_map(path: Path, table: Ints, size: Sequence[int], num_classes: in
         table: Of ``label_table`` or ``mapped_table``.
         size: Height and width of its picture.
         num_classes: Number of classes, for the words of a refusal.
+        decode: Reads the numbers of the file.
 
     Returns:
         (H, W) int64 classes and ``ignore_index``.
@@ -145,7 +214,7 @@ def load_label_map(path: Path, table: Ints, size: Sequence[int], num_classes: in
         FileNotFoundError: There is no such file.
         ValueError: It has another size, holds colours or a label that is no class, or cannot be decoded.
     """
-    indices = load_indices(path)
+    indices = decode(path)
     if indices.shape != tuple(size):
         raise ValueError(
             f"Label map {path} has {indices.shape[1]} x {indices.shape[0]} pixels, but its picture has {size[1]} x "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from datamodules.annotation_files import read_text
-from datamodules.segmentation_files import Ints, label_table, mapped_table
+from datamodules.segmentation_files import Ints, label_table, load_indices, mapped_table
 
 # ids of COCO's 80 object classes among 1..90; a pixel map holds the id less 1
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -43,6 +46,8 @@ class Layout:
         label_maps: Forms of the label maps; the one that most images have counts.
         listed: File that names the images; None = all in the folder.
         threshold: Probability below which CorrCLIP's reference makes a pixel background, class 0.
+        short: Shorter side in pixels to which the reference resizes an image.
+        crop: Side of the windows that it cuts from it.
     """
 
     folders: tuple[str, ...]
@@ -51,6 +56,8 @@ class Layout:
     label_maps: tuple[LabelMaps, ...]
     listed: str | None = None
     threshold: float = 0.0
+    short: int = 336
+    crop: int = 336
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,14 @@ class SegmentationFiles:
         images: Its file.
         labels: Its label map's file; None = there are none.
         table: What the numbers in label maps stand for; None = there are none.
+        decode: Reads the numbers of a label map's file.
     """
 
     ids: list[str]
     images: list[Path]
     labels: list[Path] | None = None
     table: Ints | None = None
+    decode: Callable[[Path], NDArray[np.integer]] = load_indices
 
 
 def _coco(suffix: str, converted: Ints, raw: Ints) -> tuple[LabelMaps, ...]:
@@ -115,6 +124,7 @@ LAYOUTS = {
         ("images/validation",),
         ".jpg",
         (LabelMaps("annotations/validation", ".png", label_table(150, reduce_zero_label=True)),),
+        short=448,
     ),
     "cityscapes": Layout(
         ("cityscapes", "CityScapes", "Cityscapes"),
@@ -128,6 +138,8 @@ LAYOUTS = {
                 mapped_table({number: label for label, number in enumerate(CITYSCAPES_IDS)}, default=255),
             ),
         ),
+        short=448,
+        crop=224,
     ),
     "world": Layout(
         ("world",),
@@ -135,6 +147,8 @@ LAYOUTS = {
         ".jpg",
         (LabelMaps("SegmentationClass", ".png", label_table(13)),),
         listed="ImageSets/Segmentation/val.txt",
+        short=96,
+        crop=96,
     ),
 }
 

@@ -186,7 +186,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def command(run: Run, config_file: Path, plan: Plan, group: str) -> list[str]:
-    """The command line of a run.
+    """The command line of a run: ``fit`` and its test, or with ``max_epochs`` 0, where nothing is trained, ``test``.
 
     A run that was interrupted starts anew, as resumed loaders do not repeat their order: every figure of an
     experiment then stems from an uninterrupted training.
@@ -197,7 +197,8 @@ def command(run: Run, config_file: Path, plan: Plan, group: str) -> list[str]:
     if logger is not None:
         settings["trainer.logger"] = logger
     settings |= {"trainer.default_root_dir": str(run.folder), "test_after_fit": True}
-    return [*plan.program, "fit", "-c", str(config_file), *options(settings)]
+    name = "test" if run.config["trainer"].get("max_epochs") == 0 else "fit"
+    return [*plan.program, name, "-c", str(config_file), *options(settings)]
 
 
 def options(settings: dict[str, Any]) -> list[str]:

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-EXPERIMENTS = ("crossval", "ablate")
+from callbacks.segmentation_app import serve
+
+EXPERIMENTS = ("crossval", "ablate")  # run without building model or data
+TOOLS = ("masks", "app")  # get model and data, as Lightning's own commands do
 NOT_HERE = "An experiment starts fresh processes from a configuration: python cli.py {0} -c CONFIG"
 
 
-class SuiteTrainer(Trainer):
-    """A Trainer with the experiments among its commands.
+class EachProcess(LightningModule):
+    """A step of work as a module without weights: Lightning takes it once to every process and its device.
 
-    Their signatures and texts become options and help; the command line runs them without building model or data.
+    Args:
+        step: What to do where a module is set up.
+    """
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        super().__init__()
+        self.step = step
+
+    def setup(self, stage: str) -> None:
+        """Do it."""
+        self.step()
+
+    def predict_dataloader(self) -> list[Any]:
+        """There is nothing to predict; Lightning wants to see these two."""
+        return []
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """Never called."""
+
+
+class SuiteTrainer(Trainer):
+    """A Trainer with the experiments and tools among its commands.
+
+    Their signatures and texts become options and help. The command line runs experiments without building model or
+    data.
     """
 
     def crossval(
@@ -60,3 +88,45 @@ class SuiteTrainer(Trainer):
             workers: Runs at a time.
         """
         raise NotImplementedError(NOT_HERE.format("ablate"))
+
+    def masks(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+        """Make the region masks that the data's cache lacks; an interrupted run goes on, several devices share them.
+
+        Nothing of the model is loaded. The data needs ``build_masks()``, which does the work of one process.
+
+        Args:
+            model: Not used.
+            datamodule: The data.
+
+        Raises:
+            ValueError: The data has no region masks.
+        """
+        build = getattr(datamodule, "build_masks", None)
+        if build is None:
+            kind = "No data" if datamodule is None else type(datamodule).__name__
+            raise ValueError(
+                f"{kind} has no region masks to make. Use segmentation data, as SegmentationBenchmark or "
+                "SegmentationFolder, with a mask source in data.init_args.masks."
+            )
+        self.callbacks.clear()  # this is no run: nothing to save or to log
+        self.loggers, self.limit_predict_batches = [], 0
+        self.predict(EachProcess(build))
+
+    def app(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        port: int = 7860,
+        share: bool = False,
+    ) -> None:
+        """Open a web page that segments the pictures dropped on it by the classes typed (pip install clip-suite[app]).
+
+        The model needs ``prompt`` and ``segmenter``, as CorrClipSegmentation has them.
+
+        Args:
+            model: The model.
+            datamodule: Its ``masks`` splits the pictures; its files are not needed.
+            port: Port of this machine; other machines do not reach it.
+            share: Open the page to everyone who has its address, through a server of Gradio's makers.
+        """
+        serve(model, datamodule, self.strategy.root_device, port, share)

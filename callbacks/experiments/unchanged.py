@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from callbacks.experiments.runs import Run
 
-CONFIG = "config.yaml"  # what a run saves in its folder as it starts to train
+CONFIG = "config.yaml"  # what a run saves in its folder as it starts to train,
+TESTED = "config_test.yaml"  # or to test, where it trains nothing
 # settings that decide where a run writes and how it is fed, but not what it finds
 FREE = (
     "ckpt_path",
     "weights_only",
     "test_after_fit",
+    "verbose",
     "trainer.default_root_dir",
     "trainer.logger",
     "trainer.enable_progress_bar",
@@ -48,11 +50,14 @@ def other_settings(run: Run) -> str:
     import yaml
 
     try:
-        stored = yaml.safe_load((run.folder / CONFIG).read_text(encoding="utf-8"))
+        file = run.folder / (TESTED if run.config["trainer"].get("max_epochs") == 0 else CONFIG)
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        return f"has results, but its {CONFIG}, which says with which settings, cannot be read ({type(error).__name__})"
+        return (
+            f"has results, but its {file.name}, which says with which settings, cannot be read ({type(error).__name__})"
+        )
     keys = list(differing(stored, run.config))
     named = [f"{key} (was {lookup(stored, key)}, is {lookup(run.config, key)})" for key in keys[:4]]
     rest = f" and {len(keys) - 4} more" if len(keys) > 4 else ""

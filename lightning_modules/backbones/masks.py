@@ -6,9 +6,10 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Order = Literal["ascending", "descending"]
@@ -20,6 +21,8 @@ class MaskSource(ABC):
 
     A subclass says its ``name``, its ``settings`` and the ``masks`` of a picture.
     """
+
+    in_processes: ClassVar[bool] = False  # whether several processes may make masks: neither a model nor a GPU
 
     @property
     @abstractmethod
@@ -163,18 +166,25 @@ class Felzenszwalb(MaskSource):
         scale: Larger gives larger regions; in units of the colours 0..255, as in the paper's code.
         sigma: Deviation of the Gaussian that smooths the picture first, pixels.
         min_size: Smallest region, pixels.
+        longest: Larger pictures are resized to this longest side in pixels, and their regions back by nearest
+            neighbours; ``sigma`` and ``min_size`` then count pixels of the resized one. A photo of 4000 x 3000 as it is
+            would take two minutes and 3 GiB.
 
     Raises:
-        ValueError: A negative value.
+        ValueError: A negative value, or ``longest`` below 1.
 
     Reference:
         Felzenszwalb & Huttenlocher, Efficient Graph-Based Image Segmentation, IJCV 2004.
     """
 
-    def __init__(self, scale: float = 100.0, sigma: float = 0.8, min_size: int = 50) -> None:
+    in_processes = True
+
+    def __init__(self, scale: float = 100.0, sigma: float = 0.8, min_size: int = 50, longest: int = 2048) -> None:
         if scale < 0 or sigma < 0 or min_size < 0:
             raise ValueError(f"scale {scale}, sigma {sigma} and min_size {min_size} must not be negative.")
-        self.scale, self.sigma, self.min_size = scale, sigma, min_size
+        if longest < 1:
+            raise ValueError(f"longest is {longest}; it must be at least 1 pixel.")
+        self.scale, self.sigma, self.min_size, self.longest = scale, sigma, min_size, longest
 
     @property
     def name(self) -> str:
@@ -182,14 +192,42 @@ class Felzenszwalb(MaskSource):
         return f"felzenszwalb {self.scale:g}"
 
     def settings(self) -> dict[str, Any]:
-        """The three parameters."""
-        return {"scale": self.scale, "sigma": self.sigma, "min_size": self.min_size}
+        """The four parameters."""
+        return {"scale": self.scale, "sigma": self.sigma, "min_size": self.min_size, "longest": self.longest}
 
     def masks(self, image: Tensor, stem: str | None = None) -> Tensor:
         """The regions, numbered by ascending area, see :class:`MaskSource`."""
         from skimage.segmentation import felzenszwalb
 
         check_image(image)
-        pixels = image.permute(1, 2, 0).cpu().numpy()
+        pixels = shrink(image, self.longest).permute(1, 2, 0).cpu().numpy()
         segments = felzenszwalb(pixels, scale=self.scale, sigma=self.sigma, min_size=self.min_size, channel_axis=-1)
-        return number_by_area(torch.from_numpy(segments).long() + 1)
+        ids = number_by_area(torch.from_numpy(segments).long() + 1)
+        size = tuple(image.shape[1:])
+        if ids.shape == size:
+            return ids
+        # ids are exact in float32: there are fewer regions than 2 ** 24
+        return F.interpolate(ids[None, None].float(), size, mode="nearest-exact")[0, 0].long()
+
+
+def shrink(image: Tensor, longest: int) -> Tensor:
+    """A picture that is larger, resized to a longest side; others as they are.
+
+    Args:
+        image: ``(3, H, W)`` uint8.
+        longest: Side in pixels.
+
+    Returns:
+        ``(3, h, w)`` uint8.
+
+    Example:
+        >>> shrink(torch.zeros(3, 30, 40, dtype=torch.uint8), 20).shape
+        torch.Size([3, 15, 20])
+    """
+    height, width = image.shape[1:]
+    ratio = longest / max(height, width)
+    if ratio >= 1:
+        return image
+    size = (max(round(height * ratio), 1), max(round(width * ratio), 1))
+    small = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    return small.round().clamp(0, 255).to(torch.uint8)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_modules.backbones.encoder import FrozenEncoder
@@ -50,13 +56,17 @@ def prompt_templates(name: str | Sequence[str]) -> list[str]:
     return {"plain": ["{}"], "photo": ["a photo of a {}."], "aerial": list(AERIAL)}[name]
 
 
-def class_embeddings(encoder: FrozenEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def class_embeddings(
+    encoder: FrozenEncoder, names: Sequence[str], templates: Sequence[str], cache_dir: str | None = None
+) -> Tensor:
     """One unit vector a class: the mean over the templates of the unit embeddings.
 
     Args:
         encoder: Its text tower encodes.
         names: K class names, as people write them.
         templates: As :func:`prompt_templates` gives them.
+        cache_dir: Folder where the vectors are kept, apart for each model, precision and list of templates; None =
+            nowhere.
 
     Returns:
         ``(K, D)`` float32 on the encoder's device.
@@ -69,7 +79,36 @@ def class_embeddings(encoder: FrozenEncoder, names: Sequence[str], templates: Se
     """
     if not names or any(not name.strip() for name in names):
         raise ValueError(f"class names {list(names)} cannot be encoded; give at least one, and none empty.")
-    return mean_embeddings(encoder, [[template.format(name) for template in templates] for name in names])
+    if cache_dir is None:
+        return mean_embeddings(encoder, [[template.format(name) for template in templates] for name in names])
+    what = [encoder.name, encoder.preprocessing, encoder.fingerprint(), list(templates)]
+    folder = Path(cache_dir).expanduser() / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    files = [folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy" for name in names]
+    known = [_read_vector(file, encoder.embed_dim) for file in files]
+    missing = [place for place, vector in enumerate(known) if vector is None]
+    if missing:
+        made = class_embeddings(encoder, [names[place] for place in missing], templates)
+        for place, vector in zip(missing, made.cpu().numpy(), strict=True):
+            known[place] = vector
+            _write_vector(files[place], vector)
+    return torch.from_numpy(np.stack([vector for vector in known if vector is not None])).to(encoder.device)
+
+
+def _read_vector(path: Path, length: int) -> NDArray[np.float32] | None:
+    """A kept vector; None where there is none, or a broken file, which is written anew."""
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vector if vector.shape == (length,) and vector.dtype == np.float32 else None
+
+
+def _write_vector(path: Path, vector: NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        np.save(file, vector)
+    os.replace(draft, path)
 
 
 def mean_embeddings(encoder: FrozenEncoder, groups: Sequence[Sequence[str]]) -> Tensor:

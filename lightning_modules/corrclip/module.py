@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.backbones.encoder import FrozenEncoder
 from lightning_modules.backbones.guide import ClipGuide, Guide
-from lightning_modules.backbones.prompts import class_embeddings, prompt_templates
 from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.base import BaseModule
 from lightning_modules.corrclip.correlation import Unsegmented
+from lightning_modules.corrclip.evaluation import NOTES, Evaluation, benchmark_rows, random_text
 from lightning_modules.corrclip.features import Similarity
+from lightning_modules.corrclip.prompts import Classes, prompt_classes
 from lightning_modules.corrclip.segmenter import Segmenter
-from lightning_modules.metrics.segmentation import SegmentationScores
-from lightning_modules.metrics.segmentation_controls import majority_class
-from lightning_modules.metrics.segmentation_intervals import bootstrap_mean_iou
 
 Batch = dict[str, Any]
-HEADLINE = ("miou", "pixel_accuracy", "boundary_iou")
+HEADLINE = ("miou", "pixel_accuracy", "boundary_iou", "miou_random_text", "miou_oracle")
+SIZES = {"short": 336, "crop": 336, "stride": 112}  # of the reference, where the data says nothing
 
 
 class CorrClipSegmentation(BaseModule):
     """Label maps from CLIP's patches, whose correlations a guide and regions reconstruct; nothing is trained.
 
     The defaults are those of the reference code; the rows of the published ablation are its settings
-    (``features.corrclip_features``).
+    (``features.corrclip_features``). Data that holds several ``sets`` is scored set by set.
 
     Args:
         encoder: The image-text model; its image tower must be a ViT.
         guide: Guide of the correlations; None = the queries and keys of the image tower itself.
         class_lines: Classes in place of the data's, ways to name one separated by ``"; "``.
         templates: Prompt templates: a name of ``backbones.prompts``, or a list.
-        short: Shorter side of the resized picture in pixels; the reference takes 448 for ADE20K and Cityscapes.
-        crop: Side of a window; 224 for Cityscapes.
-        stride: Pixels from one window to the next.
+        text_cache: Folder where the embeddings of the classes are kept; None = nowhere.
+        short: Shorter side of the resized picture in pixels; None = the reference's for the data (336, or 448).
+        crop: Side of a window; None likewise (336, or 224).
+        stride: Pixels from one window to the next; None likewise (112).
         window_batch: Windows that go through the networks at once.
+        guide_once: The guide sees each picture once as a whole, in place of each window: faster, other figures.
         alpha: Weight of the spatial branch.
         beta: Weight of the semantic branch.
         tau: Temperature of the guide's similarities.
@@ -49,6 +51,9 @@ class CorrClipSegmentation(BaseModule):
         scale: Factor of the cosine similarities before the softmax.
         threshold: Probability below which a pixel becomes class 0; None = the data's.
         correction: Give each region the class of most of its pixels.
+
+    Raises:
+        ValueError: A size, the scale or tau is not positive.
 
     Reference:
         Zhang et al., CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic Segmentation,
@@ -63,10 +68,12 @@ class CorrClipSegmentation(BaseModule):
         guide: Guide | None = None,
         class_lines: list[str] | None = None,
         templates: str | list[str] = "imagenet",
-        short: int = 336,
-        crop: int = 336,
-        stride: int = 112,
+        text_cache: str | None = "cache/text",
+        short: int | None = None,
+        crop: int | None = None,
+        stride: int | None = None,
         window_batch: int = 8,
+        guide_once: bool = False,
         alpha: float = 1.0,
         beta: float = 0.5,
         tau: float = 0.25,
@@ -78,7 +85,7 @@ class CorrClipSegmentation(BaseModule):
         threshold: float | None = None,
         correction: bool = True,
     ) -> None:
-        if min(short, crop, stride, window_batch) < 1 or scale <= 0 or tau <= 0:
+        if any(value is not None and value <= 0 for value in (short, crop, stride, window_batch, scale, tau)):
             raise ValueError(
                 f"short is {short}, crop {crop}, stride {stride}, window_batch {window_batch}, scale {scale} and tau "
                 f"{tau}; all must be positive."
@@ -87,90 +94,152 @@ class CorrClipSegmentation(BaseModule):
         self.encoder, self.given_guide = encoder, guide
 
     def configure_model(self) -> None:
-        """Load the networks and encode the classes, once they are known."""
-        if hasattr(self, "segmenter"):
+        """Load the networks, and encode the classes of the data before anything is made of its images.
+
+        Without a trainer, ``segmenter`` takes any picture, with what ``prompt`` makes of class lines.
+        """
+        if not hasattr(self, "segmenter"):
+            self.segmenter = self._load()
+        if self._trainer is None:
             return
-        p, data = self.hparams, getattr(self._trainer, "datamodule", None)
-        lines = list(p["class_lines"] or getattr(data, "class_lines", ()))
-        queries, class_of = split_lines(lines)
-        self.names = list(getattr(data, "class_names", ())) if p["class_lines"] is None else first_names(lines)
-        text = class_embeddings(self.encoder, queries, prompt_templates(p["templates"]))
-        self.register_buffer("text", text, persistent=False)
-        self.register_buffer("class_of", torch.tensor(class_of), persistent=False)
-        towers = self.encoder.towers
+        data = getattr(self._trainer, "datamodule", None)
+        sets = getattr(data, "sets", None) or [data]
+        self.classes = [self._classes(each) for each in sets]
+        self.segmenters = [self._segmenter(each) for each in sets]
+        self.evaluations = nn.ModuleList(
+            Evaluation(getattr(each, "benchmark", ""), len(classes.names), getattr(each, "ignore_index", 255))
+            for each, classes in zip(sets, self.classes, strict=True)
+        )
+
+    def _load(self) -> Segmenter:
+        p, towers = self.hparams, self.encoder.towers
         visual = vision_transformer(towers.visual, positions="bicubic")
-        self.segmenter = Segmenter(
+        return Segmenter(
             visual,
             self.given_guide or ClipGuide(visual, towers.mean, towers.std),
             towers.mean,
             towers.std,
-            p["short"],
-            p["crop"],
-            p["stride"],
-            p["window_batch"],
-            {name: p[name] for name in ("alpha", "beta", "tau", "eps", "similarity", "scope", "unsegmented")},
-            p["scale"],
-            p["threshold"] if p["threshold"] is not None else getattr(data, "probability_threshold", 0.0),
-            p["correction"],
+            **{name: p[name] or SIZES[name] for name in SIZES},
+            batch=p["window_batch"],
+            features={name: p[name] for name in ("alpha", "beta", "tau", "eps", "similarity", "scope", "unsegmented")},
+            scale=p["scale"],
+            threshold=p["threshold"] or 0.0,
+            correction=p["correction"],
+            guide_once=p["guide_once"],
         )
-        self.scores = SegmentationScores(len(lines), getattr(data, "ignore_index", 255))
 
-    def _place_networks(self) -> None:
-        """Encoder and guide are no part of the module; they follow it to its device."""
-        self.encoder.towers.model.to(self.device)
+    def prompt(self, lines: Sequence[str]) -> Classes:
+        """Class lines, ways to name a class separated by ``"; "``, as what ``segmenter`` looks for."""
+        return prompt_classes(self.encoder, lines, self.hparams["templates"], self.hparams["text_cache"])
+
+    def place(self, device: torch.device) -> None:
+        """Bring encoder and guide, which are no part of the module, to a device."""
+        self.encoder.towers.model.to(device)
         if self.given_guide is not None:
-            self.given_guide.model.to(self.device)
+            self.given_guide.model.to(device)
 
-    on_validation_start = on_test_start = on_predict_start = _place_networks
+    def _follow(self) -> None:
+        """Networks and texts follow the module to its device."""
+        self.place(self.device)
+        self.classes = [each.to(self.device) for each in self.classes]
 
-    def segment(self, batch: Batch) -> list[Tensor]:
-        """Label maps (H, W) int64 of the pictures of a batch, by its ``image`` and ``instance_mask``."""
-        pairs = zip(batch["image"], batch["instance_mask"], strict=True)
-        return [self.segmenter(image, ids, self.text, self.class_of, len(self.names)) for image, ids in pairs]
+    on_validation_start = on_test_start = on_predict_start = _follow
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def _classes(self, data: Any) -> Classes:
+        """Those asked for, else those of a set, under its own names."""
+        given, known = self.hparams["class_lines"], list(getattr(data, "class_lines", ()))
+        if given is None:
+            return replace(self.prompt(known), names=tuple(getattr(data, "class_names", ())))
+        classes = self.prompt(given)
+        if known and len(given) != len(known) and not self.trainer.predicting:
+            raise ValueError(
+                f"class_lines has {len(given)} classes, but the label maps have {len(known)}, from '{known[0]}' to "
+                f"'{known[-1]}'. Give one line a class in their order, or predict."
+            )
+        return classes
+
+    def _segmenter(self, data: Any) -> Segmenter:
+        """With the sizes and the threshold of a set where the user gave none; classes asked for have no background."""
+        p, known = self.hparams, getattr(data, "window_sizes", {})
+        sizes = {name: p[name] or known.get(name, SIZES[name]) for name in SIZES}
+        own = p["class_lines"] is not None and self.trainer.predicting
+        of_data = 0.0 if own else getattr(data, "probability_threshold", 0.0)
+        return replace(self.segmenter, threshold=of_data if p["threshold"] is None else p["threshold"], **sizes)
+
+    def segment(self, batch: Batch, number: int, text: Tensor) -> list[list[Tensor]]:
+        """Label maps of the pictures of a batch, by its ``image`` and ``instance_mask``.
+
+        Args:
+            batch: Of B pictures.
+            number: Of the set.
+            text: (n * Q, D): what is looked for, n times in place of one another.
+
+        Returns:
+            n lists of B label maps (H, W) int64.
+        """
+        segmenter, classes, masks = self.segmenters[number], self.classes[number], batch["instance_mask"]
+        logits = segmenter.logits(batch["image"], masks, text)
+        parts = [[each._replace(grids=grids) for grids in each.grids.split(len(classes.text))] for each in logits]
+        return [
+            [segmenter.decide(each, ids, classes) for each, ids in zip(some, masks, strict=True)]
+            for some in zip(*parts, strict=True)
+        ]
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Score a batch; what pictures of it need: label maps ``found`` and class ``names``."""
-        found = self.segment(batch)
-        self.scores.update(found, batch["target"], batch["index"])
-        return {"found": found, "names": self.names}
+        classes = self.classes[dataloader_idx]
+        (found,) = self.segment(batch, dataloader_idx, classes.text)
+        self.evaluations[dataloader_idx].scores.update(found, batch["target"], batch["index"])
+        return {"found": found, "names": classes.names}
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Score a batch with its controls; what pictures of it need, as in validation."""
+        classes, evaluation = self.classes[dataloader_idx], self.evaluations[dataloader_idx]
+        text = torch.cat([classes.text, random_text(classes.text)])
+        found, control = self.segment(batch, dataloader_idx, text)
+        evaluation.scores.update(found, batch["target"], batch["index"])
+        evaluation.update_controls(control, batch["instance_mask"], batch["target"], batch["index"])
+        return {"found": found, "names": classes.names}
 
-    def _log_scores(self, part: str) -> None:
-        values = self.scores.compute()
-        self.num_scored = int(values["num_images"])
-        values["boundary_iou"] = values.pop("boundary_miou")  # named apart: the floor of miou is none of it
-        self.log_dict({f"{part}/{name}": value for name, value in values.items()}, sync_dist=True)
+    def _log_scores(self, part: str, controls: bool) -> None:
+        """Log the scores of each set, under its name where there are several, and make the tables."""
+        several = hasattr(getattr(self._trainer, "datamodule", None), "sets")
+        found = {each.name: each.values(controls) for each in self.evaluations}
+        self.num_scored = {name if several else "images": int(values["num_images"]) for name, values in found.items()}
+        for name, values in found.items():
+            start = f"{part}/{name}/" if several else f"{part}/"
+            self.log_dict({f"{start}{key}": value for key, value in values.items()}, sync_dist=True)
+        self.tables = {}
+        for evaluation, classes in zip(self.evaluations, self.classes, strict=True):
+            file = f"classes_{evaluation.name}.csv" if several else "classes.csv"
+            self.tables[file] = evaluation.class_rows(classes.names)
+            evaluation.reset()
+        if several and controls:
+            self.tables["benchmarks.csv"] = benchmark_rows(found)
+            for key in ("miou", "random_miou"):
+                mean = sum(values[key] for values in found.values()) / len(found)
+                self.log(f"{part}/{key.replace('miou', 'mean_miou')}", mean, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
-        self._log_scores("val")
-        self.scores.reset()
+        self._log_scores("val", controls=False)
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores with interval and floor, and make the table by class."""
-        self._log_scores("test")
-        counts, _ = self.scores.collected()
-        _, low, high = bootstrap_mean_iou(counts)
-        floor = majority_class(counts)
-        values = {"miou_low": low, "miou_high": high, "random_miou": floor["miou"]}
-        values["random_pixel_accuracy"] = floor["pixel_accuracy"]
-        self.log_dict({f"test/{name}": value for name, value in values.items()}, sync_dist=True)
-        columns = self.scores.per_class()
-        rows = [[name, *(float(v[k]) for v in columns.values())] for k, name in enumerate(self.names)]
-        self.tables = {"classes.csv": (["class", *columns], rows)}
-        self.scores.reset()
+        """Log the scores with interval, floor and controls, and make the tables."""
+        self._log_scores("test", controls=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The label map ``labels`` of each picture, with its ``id``, ``index`` and the ``names`` of the classes."""
-        rows = zip(self.segment(batch), batch["id"], batch["index"].tolist(), strict=True)
-        return [{"labels": found.cpu(), "id": name, "index": index, "names": self.names} for found, name, index in rows]
+        (found,), names = self.segment(batch, 0, self.classes[0].text), self.classes[0].names
+        rows = zip(found, batch["id"], batch["index"].tolist(), strict=True)
+        return [{"labels": labels.cpu(), "id": name, "index": index, "names": names} for labels, name, index in rows]
 
     def result_notes(self) -> dict[str, Any]:
         """What the figures mean."""
+        counts = {f"n_{name}": count for name, count in getattr(self, "num_scored", {}).items()}
         return {
-            "n_images": getattr(self, "num_scored", 0),
-            "convention": f"{self.scores.convention}; floor: every pixel of the class with most pixels",
+            **counts,
+            "convention": f"{self.evaluations[0].scores.convention}; {NOTES}",
             "headline": list(HEADLINE),
         }
 
@@ -179,33 +248,3 @@ class CorrClipSegmentation(BaseModule):
         raise ValueError("CorrCLIP needs no training: run test, or predict on a folder of pictures.")
 
     training_step = configure_optimizers = refuse_to_train
-
-
-def split_lines(lines: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Queries and the class of each.
-
-    Args:
-        lines: C class lines, ways to name a class separated by ``"; "``.
-
-    Returns:
-        Q queries, and Q classes, ascending.
-
-    Raises:
-        ValueError: No class, or a class without a name or with the name of another.
-
-    >>> split_lines(["sky; wall", "cat"])
-    (['sky', 'wall', 'cat'], [0, 0, 1])
-    """
-    if not lines:
-        raise ValueError("There is no class. Use segmentation data, or set model.init_args.class_lines, as [cat, dog].")
-    queries = [(name.strip(), number) for number, line in enumerate(lines) for name in line.split("; ")]
-    firsts = first_names(lines)
-    if len(set(firsts)) < len(firsts) or not all(name for name, _ in queries):
-        double = next((name for name in firsts if firsts.count(name) > 1), "")
-        raise ValueError(f"Class '{double}' occurs twice or has no name. Name each class once.")
-    return [name for name, _ in queries], [number for _, number in queries]
-
-
-def first_names(lines: Sequence[str]) -> list[str]:
-    """The first way to name each class."""
-    return [line.split("; ")[0].strip() for line in lines]

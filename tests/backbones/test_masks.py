@@ -13,7 +13,7 @@ from lightning_modules.backbones.mask_panoptic import PanopticModel
 from lightning_modules.backbones.mask_points import PointGrid, PointMasks, mask_boxes, stability, without_small_regions
 from lightning_modules.backbones.mask_sam import SegmentAnything
 from lightning_modules.backbones.mask_sam2 import Sam2, Sam3
-from lightning_modules.backbones.masks import Felzenszwalb, NoMasks, number_by_area, paint, painting_order
+from lightning_modules.backbones.masks import Felzenszwalb, NoMasks, number_by_area, paint, painting_order, shrink
 
 
 def picture(height=45, width=70, seed=0):
@@ -83,9 +83,29 @@ def test_felzenszwalb_equals_scikit_image():
     assert Felzenszwalb().masks(picture(1, 1)).tolist() == [[1]]
 
 
+def test_felzenszwalb_resizes_large_pictures_and_brings_the_regions_back():
+    image = torch.full((3, 30, 60), 200, dtype=torch.uint8)
+    image[:, :, :20] = 0
+    halved = Felzenszwalb(300, 0.0, 40, longest=30).masks(image)
+    assert (halved[:, :17] == 1).all()  # the smaller one; the edge is smoothed
+    assert (halved[:, 23:] == 2).all()
+    noisy = picture(61, 90)
+    small = shrink(noisy, 40)
+    assert small.shape == (3, 27, 40)
+    ids = Felzenszwalb(longest=40).masks(noisy)
+    rows, columns = (torch.floor((torch.arange(n) + 0.5) * m / n).long() for n, m in ((61, 27), (90, 40)))
+    assert torch.equal(ids, Felzenszwalb().masks(small)[rows][:, columns])
+    cityscapes = torch.zeros(3, 1024, 2048, dtype=torch.uint8)
+    assert shrink(cityscapes, Felzenszwalb().longest) is cityscapes
+    assert Felzenszwalb(longest=1).masks(picture(3, 9)).eq(1).all()
+    with pytest.raises(ValueError, match="longest is 0"):
+        Felzenszwalb(longest=0)
+
+
 def test_fingerprints_follow_the_settings():
     prints = [Felzenszwalb(), Felzenszwalb(scale=50), Felzenszwalb(sigma=0.5), Felzenszwalb(min_size=9)]
-    assert len({source.fingerprint() for source in prints}) == 4
+    prints.append(Felzenszwalb(longest=9))
+    assert len({source.fingerprint() for source in prints}) == 5
     assert Felzenszwalb().fingerprint() == Felzenszwalb().fingerprint()
     with pytest.raises(ValueError, match="must not be negative"):
         Felzenszwalb(sigma=-1)

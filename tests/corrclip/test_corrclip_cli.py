@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from processes import launch
 
 from datamodules import SegmentationBenchmark
 from datamodules.scenes.voc_layout import write_voc
-from datamodules.segmentation_dataset import require_upright
-from lightning_modules import CorrClipSegmentation
 from lightning_modules.backbones import TinyClip
 from lightning_modules.backbones.guide import ClipGuide
 from lightning_modules.backbones.vit import vision_transformer
-from lightning_modules.corrclip.module import split_lines
+from lightning_modules.corrclip.evaluation import PAPER_ORDER, benchmark_rows
+from lightning_modules.corrclip.prompts import Classes, prompt_classes, split_lines
 from lightning_modules.corrclip.segmenter import Segmenter
 
 CONFIG = """\
@@ -90,50 +90,184 @@ def test_it_beats_the_plain_clip_and_batches_change_nothing(run_cli, place) -> N
     assert metrics(place / "runs/one")["test/miou"] == pytest.approx(found["test/miou"], abs=2e-3)
 
 
-def test_a_whole_picture_is_its_windows_one_by_one(world) -> None:
+def tiny_segmenter(**settings: Any) -> tuple[Segmenter, int]:
+    """A segmenter of small windows with the tiny CLIP as its own guide, and the length of its embeddings."""
     encoder = TinyClip()
     towers = encoder.towers
     visual = vision_transformer(towers.visual, positions="bicubic")
     guide = ClipGuide(visual, towers.mean, towers.std)
-    segmenter = Segmenter(visual, guide, towers.mean, towers.std, short=96, crop=96, stride=48, batch=3)
-    item = SegmentationBenchmark(str(world), "world").dataset()[0]
-    image = F.interpolate(item["image"][None].float(), (96, 150)).to(torch.uint8)[0]
-    ids = torch.arange(96 * 150).view(96, 150) // 2000
-    text = F.normalize(torch.randn(5, encoder.embed_dim, generator=torch.Generator().manual_seed(0)), dim=-1)
+    sizes = {"short": 96, "crop": 96, "stride": 48, "batch": 3}
+    return Segmenter(visual, guide, towers.mean, towers.std, **sizes | settings), encoder.embed_dim
+
+
+def some_classes(count: int, width: int) -> Classes:
+    text = F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(0)), dim=-1)
+    return Classes(tuple("abcdefg"[:count]), text, torch.arange(count))
+
+
+def scene(world: Path, number: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A scene in another size, and regions of 2000 pixels each."""
+    item = SegmentationBenchmark(str(world), "world").dataset()[number]
+    image = F.interpolate(item["image"][None].float(), size).to(torch.uint8)[0]
+    return image, torch.arange(size[0] * size[1]).view(size) // 2000
+
+
+def test_a_whole_picture_is_its_windows_one_by_one(world) -> None:
+    segmenter, width = tiny_segmenter()
+    image, ids = scene(world, 0, (96, 150))
+    classes = some_classes(5, width)
     with torch.inference_mode():
-        logits = segmenter.logits(image, ids, text)
-        single = [segmenter.window_logits(image[None, :, :, x : x + 96], ids[None, :, x : x + 96], text)[0]
+        (logits,) = segmenter.logits([image], [ids], classes.text)
+        single = [segmenter.window_logits(image[None, :, :, x : x + 96], ids[None, :, x : x + 96], classes.text)
                   for x in (0, 48, 54)]  # fmt: skip
-        labels = segmenter(image, ids, text, torch.arange(5), 5)
+        labels = segmenter(image, ids, classes)
     total, count = torch.zeros(5, 96, 150), torch.zeros(150)
     for x, values in zip((0, 48, 54), single, strict=True):
-        total[:, :, x : x + 96] += values
+        total[:, :, x : x + 96] += F.interpolate(values, (96, 96), mode="bilinear", align_corners=False)[0]
         count[x : x + 96] += 1
-    torch.testing.assert_close(logits, total / count, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits.resized((96, 150)), total / count, atol=1e-5, rtol=1e-4)
     assert labels.shape == (96, 150)
     for region in range(1, 8):  # corrected: one class each
         assert len(labels[ids == region].unique()) == 1
 
 
-def test_predict_names_the_classes_that_are_asked_for(world) -> None:
-    module = CorrClipSegmentation(
-        TinyClip(), class_lines=["water; sea", "ship"], templates="plain", short=96, crop=96, stride=96
-    )
-    module._trainer = SimpleNamespace(datamodule=None)
-    module.configure_model()
-    item = SegmentationBenchmark(str(world), "world").dataset()[0]
-    batch = {
-        "image": [item["image"]],
-        "instance_mask": [item["instance_mask"]],
-        "id": ["a"],
-        "index": torch.tensor([4]),
-    }
+@pytest.mark.parametrize("guide_once", [False, True])
+def test_a_batch_of_four_pictures_is_four_single_ones(guide_once, world) -> None:
+    segmenter, width = tiny_segmenter(guide_once=guide_once)
+    pictures = [scene(world, k, size) for k, size in enumerate([(96, 150), (130, 96), (50, 40), (200, 200)])]
+    text = some_classes(5, width).text
     with torch.inference_mode():
-        (found,) = module.predict_step(batch, 0)
-    assert found["names"] == ["water", "ship"]
-    assert found["index"] == 4
-    assert found["labels"].shape == item["image"].shape[1:]
-    assert set(found["labels"].unique().tolist()) <= {0, 1}
+        together = segmenter.logits(*zip(*pictures, strict=True), text)
+        for (image, ids), found in zip(pictures, together, strict=True):
+            (alone,) = segmenter.logits([image], [ids], text)
+            torch.testing.assert_close(found.grids, alone.grids, atol=1e-5, rtol=1e-4)
+            assert torch.equal(found.rows, alone.rows)
+
+
+def test_a_guide_that_sees_the_whole_picture_gives_each_window_its_part(world) -> None:
+    """Where the picture is one window, both ways are one; else a window's features are those of its patches."""
+    once, width = tiny_segmenter(guide_once=True)
+    each, _ = tiny_segmenter()
+    classes = some_classes(5, width)
+    image, ids = scene(world, 0, (96, 96))
+    with torch.inference_mode():
+        (a,), (b,) = (way.logits([image], [ids], classes.text) for way in (once, each))
+        torch.testing.assert_close(a.grids, b.grids, atol=1e-5, rtol=1e-4)
+        image, ids = scene(world, 0, (96, 192))
+        (a,), (b,) = (way.logits([image], [ids], classes.text) for way in (once, each))
+        assert (a.grids - b.grids).abs().max() > 1e-3
+        seen = []
+        places = [(slice(0, 96), slice(x, x + 96)) for x in (0, 48, 96)]
+        seen = once._shared_guide(image, places)
+    patch = once.guide.patch_size[0]
+    assert [len(part) for part in seen] == [(96 // patch) ** 2] * 3
+    first, last = (part.unflatten(0, (96 // patch, -1)) for part in (seen[0], seen[1]))
+    torch.testing.assert_close(first[:, 48 // patch :], last[:, : 48 // patch])  # 48 is a whole number of patches
+
+
+def test_several_sets_are_scored_by_one_command(run_cli, place, world, capsys) -> None:
+    (place / "data").mkdir()
+    for name in ("VOC2012", "world"):
+        (place / "data" / name).symlink_to(world)
+    several = CONFIG.replace("SegmentationBenchmark", "SegmentationBenchmarks").replace("root: world", "root: data")
+    several = several.replace("benchmark: world", "benchmarks: [voc20, cityscapes, voc21, world]")
+    several = several.replace("[{class_path: DetectionTables}]", "[DetectionTables, BenchmarkTable]")
+    (place / "several.yaml").write_text(several)
+    run_cli("test", "-c", "several.yaml")
+    printed = capsys.readouterr().out
+    assert "cityscapes is left out: Benchmark cityscapes is not in data" in printed
+    found = metrics(place / "runs/corr")
+    values = [found[f"test/{name}/miou"] for name in ("voc21", "voc20", "world")]
+    assert found["test/mean_miou"] == pytest.approx(sum(values) / 3)
+    assert found["test/world/miou_oracle"] > values[2] > found["test/world/miou_random_text"]
+    rows = list(csv.reader((place / "runs/corr/benchmarks.csv").open()))
+    assert rows[0] == ["mIoU, %", "voc21", "voc20", "world", "mean"]
+    assert [float(cell) for cell in rows[1][1:4]] == pytest.approx([100 * value for value in values], rel=1e-4)
+    assert (place / "runs/corr/benchmarks.md").read_text() in printed
+    assert (place / "runs/corr/classes_voc20.csv").read_text().count("\n") == 21
+    run_cli("test", "-c", "config.yaml", "--trainer.default_root_dir", "runs/alone")
+    assert metrics(place / "runs/alone")["test/miou"] == pytest.approx(values[2], abs=1e-6)
+
+
+TWO = """
+import sys
+import cli
+cli.main(["test", "-c", sys.argv[1], "--trainer.devices", sys.argv[2], "--trainer.strategy", "ddp"])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_table_of_one(run_cli, place, world) -> None:
+    (place / "data").mkdir()
+    for name in ("VOC2012", "world"):
+        (place / "data" / name).symlink_to(world)
+    several = CONFIG.replace("SegmentationBenchmark", "SegmentationBenchmarks").replace("benchmark: world", "")
+    several = several.replace("root: world", f"root: {place / 'data'}\n    benchmarks: [voc21, world]")
+    several = several.replace("DetectionTables}", "DetectionTables}, {class_path: SegmentationPictures}")
+    several = several.replace("mask_cache: masks", f"mask_cache: {place / 'masks'}")
+    for name in ("one", "two"):
+        (place / f"{name}.yaml").write_text(several.replace("runs/corr", str(place / name)))
+    run_cli("test", "-c", "one.yaml")
+    launch(TWO, 2, place / "two.yaml")
+    tables = [(place / name / "benchmarks.csv").read_text() for name in ("one", "two")]
+    assert tables[0] == tables[1]
+    assert metrics(place / "one") == pytest.approx(metrics(place / "two"), abs=1e-6)
+
+
+def test_published_rows_stand_beside_the_same_sets() -> None:
+    keys = ("miou", "miou_low", "miou_high", "random_miou", "miou_random_text", "miou_oracle")
+    values = {name: dict.fromkeys(keys, 0.5) for name in reversed(PAPER_ORDER)}
+    heading, rows = benchmark_rows(values)
+    assert heading == ["mIoU, %", *PAPER_ORDER, "mean"]
+    by_name = {row[0]: row for row in rows}
+    paper = by_name["CorrCLIP B/16 MetaCLIP, SAM 2 (32 points)"]
+    assert (paper[1], paper[8]) == (74.8, 43.7)
+    assert paper[-1] == pytest.approx(51.0, abs=0.05)  # the mean that the paper prints
+    assert by_name["CorrCLIP L/14 MetaCLIP, EntitySeg"][-1] == pytest.approx(55.4, abs=0.05)
+    assert by_name["this test"][1:] == [50.0] * 9
+
+
+def test_text_embeddings_are_kept_and_broken_ones_made_anew(tmp_path) -> None:
+    encoder = TinyClip()
+    plain = prompt_classes(encoder, ["sea; water", "ship"], "aerial")
+    kept = prompt_classes(encoder, ["sea; water", "ship"], "aerial", str(tmp_path))
+    files = sorted(tmp_path.rglob("*.npy"))
+    torch.testing.assert_close(kept.text, plain.text)
+    assert len(files) == 3
+    times = [file.stat().st_mtime_ns for file in files]
+    files[1].write_bytes(b"broken")
+    again = prompt_classes(encoder, ["ship", "sea; water", "car"], "aerial", str(tmp_path))
+    torch.testing.assert_close(again.text[[1, 2, 0]], plain.text)
+    assert [file.stat().st_mtime_ns == time for file, time in zip(files, times, strict=True)] == [True, False, True]
+    prompt_classes(encoder, ["ship"], "photo", str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2  # other templates lie apart
+
+
+def test_predict_on_a_folder_with_classes_of_ones_own(run_cli, place, world) -> None:
+    (place / "photos").mkdir()
+    for name in sorted(file.name for file in (world / "JPEGImages").glob("*.jpg"))[:2]:
+        (place / "photos" / name).write_bytes((world / "JPEGImages" / name).read_bytes())
+    run_cli(
+        "predict", "-c", "config.yaml", "--data.predict_images", "photos", "--data.root", "nowhere",
+        "--model.class_lines", "[water; sea, ship]", "--trainer.callbacks+=SegmentationWriter",
+    )  # fmt: skip
+    folder = place / "runs/corr/predictions"
+    areas = json.loads((folder / "areas.json").read_text())
+    assert areas["classes"] == ["water", "ship"]
+    for image in areas["images"]:
+        labels = Image.open(folder / "labels" / f"{image['id']}.png")
+        assert labels.size == Image.open(place / "photos" / image["id"]).size
+        counts = torch.tensor(list(labels.tobytes())).bincount(minlength=2).tolist()
+        assert {area["class"]: area["pixels"] for area in image["areas"]} == {
+            name: count for name, count in zip(("water", "ship"), counts, strict=True) if count
+        }
+    assert len(list((folder / "overlays").glob("*.png"))) == len(areas["images"]) == 2
+
+
+def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run_cli("test", "-c", "config.yaml", "--model.class_lines", "[water, ship]")
+    assert "class_lines has 2 classes, but the label maps have 13" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -157,14 +291,6 @@ def test_fit_says_that_there_is_nothing_to_train(run_cli, place, capsys) -> None
     with pytest.raises(SystemExit):
         run_cli("fit", "-c", "config.yaml", "--trainer.max_epochs", "1")
     assert "needs no training" in capsys.readouterr().err
-
-
-def test_regions_of_an_image_that_its_exif_tag_turns_are_refused(tmp_path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down, so the size would tell nothing
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=exif)
-    with pytest.raises(ValueError, match=r"a\.jpg has an EXIF tag"):
-        require_upright(tmp_path / "a.jpg")
 
 
 def test_no_class_is_refused() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,3 +66,30 @@ def test_what_is_no_map() -> None:
         correct_map(prediction, torch.tensor([[0, 0], [0, 70000]]))
     with pytest.raises(ValueError, match="class -1"):
         correct_map(prediction - 1, prediction)
+
+
+LARGE = """
+import re, torch
+from pathlib import Path
+from lightning_modules.corrclip.correction import correct_map
+from lightning_modules.corrclip.stitching import PictureLogits, decide_classes, enlarging, label_map
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+torch.manual_seed(0)
+logits = PictureLogits(torch.randn(171, 42, 56), enlarging(42, 336), enlarging(56, 448))
+ids = (torch.arange(1000)[:, None] // 200 * 4 + torch.arange(1200) // 300).contiguous()
+before = peak()
+found = label_map(logits, (1000, 1200), lambda part: decide_classes(part, torch.arange(171), 0.1))
+assert len(correct_map(found, ids)[ids > 0].unique()) <= 19
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_the_logits_of_a_large_photo_are_never_held() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", LARGE], cwd=root, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 300  # MiB; the logits have 783

@@ -1,6 +1,8 @@
 """The segmentation benchmarks in tiny copies of their layouts: files, label rules, class lists, refusals."""
 
+import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from datamodules.scenes import CLASS_NAMES, __main__
 from datamodules.scenes.datamodule import make_scene
 from datamodules.scenes.voc_layout import save_indices, voc_palette, write_voc
 from datamodules.segmentation_classes import PLAIN, class_lines, read_class_lines
-from datamodules.segmentation_files import label_table, load_rgb
+from datamodules.segmentation_files import label_table, read_picture
 from datamodules.segmentation_layouts import COCO_IDS, LAYOUTS
 
 SIZE = (6, 8)  # height, width
@@ -326,20 +328,34 @@ def test_pictures_with_labels_stay_as_stored_and_others_are_turned(voc, tmp_path
     assert "target" in next(iter(SegmentationBenchmark(str(voc)).predict_dataloader()))
 
 
+def rgb(path, upright=False):
+    return read_picture(path, upright).pixels.permute(1, 2, 0).numpy()
+
+
 def test_pictures_of_any_depth_become_rgb(tmp_path):
     levels = np.array([[0, 257, 32896, 65535]], np.uint16)
     Image.fromarray(levels).save(tmp_path / "deep.png")
-    assert np.asarray(load_rgb(tmp_path / "deep.png"))[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
+    assert rgb(tmp_path / "deep.png")[0].tolist() == [[v] * 3 for v in (0, 1, 128, 255)]
     Image.fromarray(np.array([[7, 250]], np.uint8)).save(tmp_path / "grey.png")
-    assert np.asarray(load_rgb(tmp_path / "grey.png"))[0].tolist() == [[7] * 3, [250] * 3]
+    assert rgb(tmp_path / "grey.png")[0].tolist() == [[7] * 3, [250] * 3]
     Image.new("RGB", (16, 16), (250, 10, 10)).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
-    assert np.abs(np.asarray(load_rgb(tmp_path / "print.jpg"), int)[8, 8] - [250, 10, 10]).max() < 12
+    assert np.abs(rgb(tmp_path / "print.jpg").astype(int)[8, 8] - [250, 10, 10]).max() < 12
     Image.new("RGBA", (2, 1), (9, 8, 7, 100)).save(tmp_path / "alpha.png")
     save_indices(tmp_path / "palette.png", np.array([[15]], np.uint8))
-    assert np.asarray(load_rgb(tmp_path / "alpha.png"))[0, 0].tolist() == [9, 8, 7]
-    assert np.asarray(load_rgb(tmp_path / "palette.png"))[0, 0].tolist() == [192, 128, 128]
+    assert rgb(tmp_path / "alpha.png")[0, 0].tolist() == [9, 8, 7]
+    assert rgb(tmp_path / "palette.png")[0, 0].tolist() == [192, 128, 128]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    Image.fromarray(levels).save(tmp_path / "turned.png", exif=exif)
+    assert rgb(tmp_path / "turned.png", upright=True)[:, 0, 0].tolist() == [0, 1, 128, 255]
+    assert rgb(tmp_path / "turned.png")[0, :, 0].tolist() == [0, 1, 128, 255]
     with pytest.raises(FileNotFoundError, match=r"none.png does not exist"):
-        load_rgb(tmp_path / "none.png")
+        read_picture(tmp_path / "none.png")
+    whole = (tmp_path / "print.jpg").read_bytes()
+    for bad in (b"", b"hello", whole[:300]):
+        (tmp_path / "bad.jpg").write_bytes(bad)
+        with pytest.raises(ValueError, match=r"bad.jpg cannot be decoded"):
+            read_picture(tmp_path / "bad.jpg")
 
 
 @pytest.fixture
@@ -397,6 +413,60 @@ def test_batches_come_in_shares_of_processes(voc, monkeypatch):
         monkeypatch.setattr(samplers, "rank_and_world", lambda rank=rank: (rank, 2))
         seen.append([int(i) for batch in data.test_dataloader() for i in batch["index"]])
     assert seen == [[0, 1], [2]]
+
+
+class Halves:
+    """The upper half of the pixels it gets is region 1; only the process that made it may use it."""
+
+    name, in_processes = "halves", False
+
+    def __init__(self):
+        self.process, self.made = os.getpid(), []
+
+    def fingerprint(self):
+        return "halves"
+
+    def masks(self, image, stem=None):
+        assert os.getpid() == self.process, "a GPU cannot be used here"
+        self.made.append(stem)
+        ids = torch.zeros(image.shape[1:], dtype=torch.long)
+        ids[: image.shape[1] // 2] = 1
+        return ids
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_are_made_before_the_loaders_start(voc, tmp_path, workers):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(voc / "JPEGImages" / "b.jpg", exif=exif)
+    settings = {"masks": Halves(), "mask_cache": str(tmp_path / "cache"), "num_workers": workers}
+    data = SegmentationBenchmark(str(voc), predict_images=str(voc / "JPEGImages"), batch_size=3, **settings)
+    (batch,) = data.test_dataloader()
+    assert data.masks.made == ["a", "b"]  # c has the bytes of a
+    for image, ids, target in zip(batch["image"], batch["instance_mask"], batch["target"], strict=True):
+        assert image.shape[1:] == ids.shape == target.shape == (6, 8)  # as stored, where labels are
+        assert ids[:, 0].tolist() == [1, 1, 1, 0, 0, 0]
+    data.batch_size = 1
+    data.trainer = SimpleNamespace(limit_predict_batches=2)
+    loader = data.predict_dataloader()
+    assert data.masks.made == ["a", "b", "b"]  # upright, where no labels are; a is known, the others are not asked for
+    found = [batch["instance_mask"][0] for batch, _ in zip(loader, range(2), strict=False)]
+    assert found[1].tolist() == [[1] * 6] * 4 + [[0] * 6] * 4
+    assert len(data.masks.made) == 3
+    fresh = SegmentationBenchmark(str(voc), batch_size=3, **{**settings, "masks": Halves()})
+    assert len(list(fresh.test_dataloader())) == 1
+    assert fresh.masks.made == []
+
+
+def test_what_a_limit_of_batches_leaves(monkeypatch):
+    from datamodules import samplers
+
+    assert samplers.first_of_shares(7, 1.0, 2) == [0, 1, 2, 3, 4, 5, 6]
+    assert samplers.first_of_shares(7, 0.5, 2) == [0, 1, 2, 3]
+    assert samplers.first_of_shares(7, 0, 2) == []
+    monkeypatch.setattr(samplers, "rank_and_world", lambda: (1, 2))
+    assert samplers.first_of_shares(7, 1, 2) == [0, 1, 4, 5]
+    assert samplers.first_of_shares(7, 1.0, 2) == [0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.fixture(scope="module")
