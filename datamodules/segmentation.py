@@ -35,7 +35,7 @@ class SegmentationData(BaseDataModule):
 
     Args:
         root: Folder of the set.
-        predict_images: A folder of pictures without label maps for ``predict``; None = the set itself.
+        predict_images: A picture or a folder of them, without label maps, for ``predict``; None = the set itself.
         masks: What splits an image into regions, see ``lightning_modules.backbones.masks``; None = no regions.
         mask_cache: Folder in which regions are kept, one that all machines see. What it lacks is made before the
             loaders start, or by ``python cli.py masks``.
@@ -118,8 +118,8 @@ class SegmentationData(BaseDataModule):
         return None if self.masks is None else MaskCache(self.masks, self.mask_cache)
 
     def _folder(self, name: str) -> SegmentationFiles:
-        folder = Path(name).expanduser()
-        images = find_images(folder)
+        place = Path(name).expanduser()
+        folder, images = (place.parent, [place]) if place.is_file() else (place, find_images(place))
         return SegmentationFiles([path.relative_to(folder).as_posix() for path in images], images)
 
     def _scored_loader(self, part: str) -> DataLoader[Any]:

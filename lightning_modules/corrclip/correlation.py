@@ -8,17 +8,22 @@ import torch
 from torch import Tensor
 
 Unsegmented = Literal["union", "outer"]
+STRIP = 2**17  # pairs that are compared at once: what a core's cache holds
 
 
-def interaction_matrix(similarity: Tensor, labels: Tensor, unsegmented: Unsegmented = "union") -> Tensor:
+def interaction_matrix(
+    similarity: Tensor, labels: Tensor, unsegmented: Unsegmented = "union", num_regions: int | None = None
+) -> Tensor:
     """The scope of the correlation: patches of one region, and similar patches where no mask is.
 
     Args:
         similarity: ``(B, N, N)``.
         labels: Regions of the patches ``(B, N)``, from 0; the smallest one of an image is the part without masks.
+            Numbers without gaps, as :func:`merge_regions` gives them, keep a table of ``num_regions * N`` small.
         unsegmented: Which pairs that part may add where the similarity is above its mean over all pairs: ``union``,
             as the reference code has it, pairs with at least one patch of that part; ``outer``, as the paper has it,
             pairs with both.
+        num_regions: A number above all labels; None = found here, for which a GPU waits.
 
     Returns:
         ``(B, N, N)`` bool: whether patch i looks at patch j. A patch always sees itself, or a picture of one colour
@@ -42,14 +47,34 @@ def interaction_matrix(similarity: Tensor, labels: Tensor, unsegmented: Unsegmen
             f"similarity has shape {tuple(similarity.shape)}, labels {tuple(labels.shape)}: not a row and a column "
             "for each label."
         )
-    bare = labels == labels.amin(1, keepdim=True)
-    rows, columns = bare[:, :, None], bare[:, None, :]
-    allowed = similarity > similarity.mean((1, 2), keepdim=True)
-    allowed.logical_and_(rows | columns if unsegmented == "union" else rows & columns)
-    # two numbers for that part, so that its own pairs do not count as pairs of one region
-    allowed.logical_or_(labels.masked_fill(bare, -1)[:, :, None] == labels.masked_fill(bare, -2)[:, None, :])
+    similarity = similarity.detach()
+    regions = int(labels.max()) + 1 if num_regions is None else num_regions
+    thresholds = _thresholds(similarity.mean((1, 2))[:, None, None], labels, unsegmented, regions).flatten(0, 1)
+    region = (labels + regions * torch.arange(len(labels), device=labels.device)[:, None]).flatten()  # (BN,)
+    scores = similarity.flatten(0, 1)  # (BN, N)
+    allowed = torch.empty_like(scores, dtype=torch.bool)
+    rows = len(scores) if scores.is_cuda else max(1, STRIP // scores.shape[1])
+    buffer = scores.new_empty(min(rows, len(scores)), scores.shape[1])
+    for part in (slice(start, start + rows) for start in range(0, len(scores), rows)):
+        row = buffer[: len(region[part])]
+        torch.index_select(thresholds, 0, region[part], out=row)
+        allowed[part] = torch.gt(scores[part], row, out=row)  # compared as numbers: to bool it takes a CPU 3 x as long
+    allowed = allowed.view_as(similarity)
     allowed.diagonal(dim1=1, dim2=2).fill_(True)
     return allowed
+
+
+def _thresholds(mean: Tensor, labels: Tensor, unsegmented: str, regions: int) -> Tensor:
+    """What the similarity of a patch of each region to each patch must exceed, ``(B, R, N)``; mean ``(B, 1, 1)``.
+
+    All patches of a region have the same ones, so the scope is a single comparison.
+    """
+    cells = torch.arange(regions, device=labels.device)[:, None]
+    bare = labels.amin(1)[:, None, None]
+    row, column = cells == bare, labels[:, None] == bare
+    infinity = mean.new_tensor(torch.inf)
+    within = torch.where((cells == labels[:, None]) & ~row, -infinity, infinity)
+    return torch.where(row | column if unsegmented == "union" else row & column, mean, within)
 
 
 def correlation(similarity: Tensor, allowed: Tensor | None = None, tau: float = 0.25) -> Tensor:

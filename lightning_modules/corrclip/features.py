@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from lightning_modules.backbones.vit import Block, VisionTransformer, vision_tra
 from lightning_modules.corrclip.correlation import Unsegmented, correlation, interaction_matrix
 from lightning_modules.corrclip.regions import check_ids, merge_regions, region_labels
 
-Similarity = Literal["guide", "uniform", "clip_qq", "clip_qk"]
-SIMILARITIES = ("guide", "uniform", "clip_qq", "clip_qk")
+Similarity = Literal["guide", "uniform", "clip_qq", "clip_qk", "clip_vv", "vanilla"]
+SIMILARITIES = get_args(Similarity)
 SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks that feed the spatial branch, by blocks of the ViT; else all but four
 
 
@@ -65,7 +65,9 @@ def corrclip_features(
         tau: Temperature of the guide's similarities; CLIP's own have the temperature of the model.
         eps: Largest distance at which regions are merged; None = none are.
         similarity: Whose similarities weigh the patches: the ``guide``'s, none (``uniform``), or the last block's
-            queries with themselves (``clip_qq``) or with its keys (``clip_qk``), head by head.
+            queries with themselves (``clip_qq``), queries with keys (``clip_qk``) or values with themselves
+            (``clip_vv``), head by head. ``vanilla`` is CLIP's own last block, residual and feed-forward network
+            included, for the floor: it knows no scope and no branches.
         scope: Let patches look at their region only.
         unsegmented: Rule of the part without masks; see :func:`interaction_matrix`.
         min_samples: Neighbours that make a core point of merging; see :func:`merge_regions`.
@@ -85,6 +87,8 @@ def corrclip_features(
     lower = spatial_blocks(len(vit.blocks)) if alpha else range(0)
     _check(vit, images, guide, grid, similarity)
     check_ids(instance_mask, (len(images), *images.shape[-2:]))
+    if similarity == "vanilla" and (scope or alpha or beta):
+        raise ValueError("similarity is vanilla, CLIP as it is: set scope to false, alpha and beta to 0 with it.")
     if alpha and not lower:
         raise ValueError(f"The spatial branch needs a ViT of five blocks, this has {len(vit.blocks)}. Set alpha to 0.")
     if beta and vit.prefix != 1:
@@ -94,20 +98,25 @@ def corrclip_features(
     labels = merge_regions(guide, region_labels(instance_mask, grid).to(guide.device), eps, min_samples)
     own = vit.grid(images)
     coarse = region_labels(labels.unflatten(1, grid), own)  # the regions of CLIP's patches, (B, HW)
-    sight = _sight(coarse, int(labels.max()) + 1) if beta else None
+    num_regions = int(labels.max()) + 1
+    sight = _sight(coarse, num_regions) if beta else None
     x, low, classes = _before_last_block(vit, images, lower, sight)
 
     block = vit.blocks[-1]
     q, k, v = block.qkv(block.norm(x))
+    if similarity == "vanilla":
+        x = x + block.out(F.scaled_dot_product_attention(q, k, v))
+        tokens = vit.project(x + block.ffn(x))[:, None]  # (B, 1, prefix + HW, D), as one head
+        return _resampled(tokens, vit.prefix, own, grid)[:, 0]
     on_grid = partial(_resampled, prefix=vit.prefix, source=own, target=grid)
     scores = guide @ guide.transpose(1, 2)  # (B, N, N)
-    allowed = interaction_matrix(scores, labels, unsegmented) if scope else None
+    allowed = interaction_matrix(scores, labels, unsegmented, num_regions) if scope else None
     if similarity in ("guide", "uniform"):
         weights = correlation(scores if similarity == "guide" else torch.zeros_like(scores), allowed, tau)
         attend = partial(_weighted, weights.to(v.dtype))
     else:
-        queries = on_grid(q)
-        keys = queries if similarity == "clip_qq" else on_grid(k)
+        queries = on_grid(v if similarity == "clip_vv" else q)
+        keys = on_grid(k) if similarity == "clip_qk" else queries
         mask = None if allowed is None else allowed[:, None]
         attend = partial(F.scaled_dot_product_attention, queries, keys, attn_mask=mask)
 

@@ -16,7 +16,7 @@ from lightning_modules.base import BaseModule
 from lightning_modules.corrclip.correlation import Unsegmented
 from lightning_modules.corrclip.evaluation import NOTES, Evaluation, benchmark_rows, random_text
 from lightning_modules.corrclip.features import Similarity
-from lightning_modules.corrclip.prompts import Classes, prompt_classes
+from lightning_modules.corrclip.prompts import Classes, prompt_classes, read_lines
 from lightning_modules.corrclip.segmenter import Segmenter
 
 Batch = dict[str, Any]
@@ -33,7 +33,8 @@ class CorrClipSegmentation(BaseModule):
     Args:
         encoder: The image-text model; its image tower must be a ViT.
         guide: Guide of the correlations; None = the queries and keys of the image tower itself.
-        class_lines: Classes in place of the data's, ways to name one separated by ``"; "``.
+        class_lines: Classes in place of the data's, ways to name one separated by ``"; "``: a list, or a text file with
+            one class a line (a long list takes the command line minutes to read).
         templates: Prompt templates: a name of ``backbones.prompts``, or a list.
         text_cache: Folder where the embeddings of the classes are kept; None = nowhere.
         short: Shorter side of the resized picture in pixels; None = the reference's for the data (336, or 448).
@@ -66,7 +67,7 @@ class CorrClipSegmentation(BaseModule):
         self,
         encoder: FrozenEncoder,
         guide: Guide | None = None,
-        class_lines: list[str] | None = None,
+        class_lines: list[str] | str | None = None,
         templates: str | list[str] = "imagenet",
         text_cache: str | None = "cache/text",
         short: int | None = None,
@@ -109,6 +110,7 @@ class CorrClipSegmentation(BaseModule):
         self.evaluations = nn.ModuleList(
             Evaluation(getattr(each, "benchmark", ""), len(classes.names), getattr(each, "ignore_index", 255))
             for each, classes in zip(sets, self.classes, strict=True)
+            if not self.trainer.predicting
         )
 
     def _load(self) -> Segmenter:
@@ -148,6 +150,7 @@ class CorrClipSegmentation(BaseModule):
     def _classes(self, data: Any) -> Classes:
         """Those asked for, else those of a set, under its own names."""
         given, known = self.hparams["class_lines"], list(getattr(data, "class_lines", ()))
+        given = read_lines(given) if isinstance(given, str) else given
         if given is None:
             return replace(self.prompt(known), names=tuple(getattr(data, "class_names", ())))
         classes = self.prompt(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -80,6 +81,20 @@ def split_lines(lines: Sequence[str]) -> tuple[list[str], list[int]]:
     if double := [name for number, name in enumerate(firsts) if name in firsts[:number]]:
         raise ValueError(f"Class '{double[0]}' occurs twice. Name each class once.")
     return [name for name, _ in queries], [number for _, number in queries]
+
+
+def read_lines(path: str) -> list[str]:
+    """The class lines of a text file, one a line; empty lines are none.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"Class file {file} does not exist. Write one line a class, or give a list: [cat, dog]."
+        )
+    return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def first_names(lines: Sequence[str]) -> list[str]:

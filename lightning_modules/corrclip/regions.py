@@ -106,7 +106,7 @@ def region_ranks(ids: Tensor) -> Tensor:
     ids = ids.long()
     present = torch.zeros(len(ids), MAX_ID + 1, dtype=torch.int32, device=ids.device)
     present.scatter_(1, ids, 1)  # a table needs no sort, and no wait for the number of ids
-    return (present.cumsum(1, dtype=torch.int32) - 1).gather(1, ids).long()
+    return present.cumsum_(1).gather(1, ids).long() - 1
 
 
 def region_means(features: Tensor, labels: Tensor, num_regions: int) -> Tensor:
@@ -125,14 +125,14 @@ def region_means(features: Tensor, labels: Tensor, num_regions: int) -> Tensor:
         [[[2.0], [5.0], [0.0]]]
     """
     features = features if features.dtype == torch.float64 else features.float()
-    inside = labels[:, None] == torch.arange(num_regions, device=labels.device)[:, None]  # (B, R, N)
     if features.is_cuda:  # a sum in a fixed order, which index_add has not got there
-        sums = inside.to(features.dtype) @ features
-    else:
-        cells = (labels + num_regions * torch.arange(len(labels), device=labels.device)[:, None]).flatten()
-        sums = features.new_zeros(len(labels) * num_regions, features.shape[-1])
-        sums = sums.index_add(0, cells, features.flatten(0, 1)).unflatten(0, (len(labels), num_regions))
-    return sums / inside.sum(-1, keepdim=True).clamp(min=1)
+        inside = labels[:, None] == torch.arange(num_regions, device=labels.device)[:, None]  # (B, R, N)
+        return inside.to(features.dtype) @ features / inside.sum(-1, keepdim=True).clamp(min=1)
+    cells = (labels + num_regions * torch.arange(len(labels))[:, None]).flatten()
+    sums = features.new_zeros(len(labels) * num_regions, features.shape[-1])
+    sums = sums.index_add(0, cells, features.flatten(0, 1))
+    means = sums / torch.bincount(cells, minlength=len(sums)).clamp(min=1)[:, None]
+    return means.unflatten(0, (len(labels), num_regions))
 
 
 def cluster_roots(near: Tensor, min_samples: int = 1) -> Tensor:
@@ -157,13 +157,15 @@ def cluster_roots(near: Tensor, min_samples: int = 1) -> Tensor:
         [[0, 1, 0]]
     """
     size = near.shape[-1]
-    core = near.sum(-1) >= min_samples  # (B, R)
-    reach = near & core[:, :, None] & core[:, None, :]
-    reach = reach | torch.eye(size, dtype=torch.bool, device=near.device)
+    reach = near
+    if min_samples > 1:
+        core = near.sum(-1) >= min_samples  # (B, R)
+        reach = near & core[:, :, None] & core[:, None, :]
+    steps = reach.float()
+    steps.diagonal(dim1=1, dim2=2).fill_(1)
     for _ in range(max(size - 1, 1).bit_length()):  # paths twice as long each time, up to size - 1 steps
-        steps = reach.float()
-        reach = steps @ steps > 0
-    roots = reach.int().argmax(-1)  # the first one that is reached
+        steps = (steps @ steps).clamp_(max=1)
+    roots = steps.argmax(-1)  # the first one that is reached
     if min_samples > 1:
         candidates = torch.where(near & core[:, None, :], roots[:, None, :], size).amin(-1)
         roots = torch.where(~core & (candidates < size), candidates, roots)
@@ -202,12 +204,13 @@ def merge_regions(features: Tensor, labels: Tensor, eps: float | None = 0.2, min
     ranks = region_ranks(labels)
     if eps is None:
         return ranks
-    count = int(ranks.max()) + 1
+    last = ranks.amax(1, keepdim=True)  # (B, 1)
+    count = int(last.max()) + 1
     if count == 1:
         return ranks
     means = F.normalize(region_means(features, ranks, count), dim=-1)[:, 1:]
     similarity = means @ means.transpose(1, 2)  # (B, R, R)
-    real = torch.arange(1, count, device=ranks.device) <= ranks.amax(1, keepdim=True)  # other images have more regions
+    real = torch.arange(1, count, device=ranks.device) <= last  # other images have more regions
     pairs = real[:, :, None] & real[:, None, :]
     largest = similarity.masked_fill(~pairs, -torch.inf).amax((1, 2), keepdim=True)
     roots = cluster_roots((largest - similarity <= eps) & pairs, min_samples)

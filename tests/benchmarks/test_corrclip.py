@@ -1,6 +1,8 @@
 import importlib
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -13,3 +15,21 @@ def test_steps_are_measured_against_loops_with_the_same_results(monkeypatch):
     for row in rows:
         assert row["x loop"] > 1.2, row  # a bound for tiny sizes on a busy machine, not the aim
     assert (results.read_text() if results.is_file() else None) == before
+
+
+@pytest.mark.slow
+def test_a_whole_step_is_measured_against_its_networks(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    (row,) = importlib.import_module("corrclip_loop").main(["--small"])
+    assert (row["windows"], row["queries"]) == (2, 4)
+    assert 0.5 < row["x networks"] < 4  # few patches, so that the regions' tokens and the calls themselves weigh much
+
+
+@pytest.mark.slow
+def test_the_table_of_components(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    first, last, photo = importlib.import_module("corrclip_components").main(["--small"])
+    assert 85 < first["parameters, M"] < 88 < 2 * 85 < last["parameters, M"] < 2 * 88
+    assert last["peak memory, MiB"] > first["peak memory, MiB"] > 4 * 85 * 0.95  # the weights alone, in MiB
+    assert photo["component"].startswith("whole process")
+    assert last["peak memory, MiB"] < photo["peak memory, MiB"] < 4096

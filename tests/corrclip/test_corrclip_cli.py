@@ -243,13 +243,16 @@ def test_text_embeddings_are_kept_and_broken_ones_made_anew(tmp_path) -> None:
     assert len(list(tmp_path.iterdir())) == 2  # other templates lie apart
 
 
-def test_predict_on_a_folder_with_classes_of_ones_own(run_cli, place, world) -> None:
+@pytest.mark.parametrize("given", ["photos", "photos/000001.jpg"])
+def test_predict_on_pictures_with_classes_of_ones_own(given, run_cli, place, world) -> None:
     (place / "photos").mkdir()
-    for name in sorted(file.name for file in (world / "JPEGImages").glob("*.jpg"))[:2]:
+    (place / "classes.txt").write_text("water; sea\n\nship\n")
+    for name in ("000001.jpg", "000003.jpg"):
         (place / "photos" / name).write_bytes((world / "JPEGImages" / name).read_bytes())
     run_cli(
-        "predict", "-c", "config.yaml", "--data.predict_images", "photos", "--data.root", "nowhere",
-        "--model.class_lines", "[water; sea, ship]", "--trainer.callbacks+=SegmentationWriter",
+        "predict", "-c", "config.yaml", "--data.predict_images", given, "--data.root", "nowhere",
+        "--model.class_lines", "[water; sea, ship]" if given == "photos" else "classes.txt",
+        "--trainer.callbacks+=SegmentationWriter",
     )  # fmt: skip
     folder = place / "runs/corr/predictions"
     areas = json.loads((folder / "areas.json").read_text())
@@ -261,7 +264,7 @@ def test_predict_on_a_folder_with_classes_of_ones_own(run_cli, place, world) -> 
         assert {area["class"]: area["pixels"] for area in image["areas"]} == {
             name: count for name, count in zip(("water", "ship"), counts, strict=True) if count
         }
-    assert len(list((folder / "overlays").glob("*.png"))) == len(areas["images"]) == 2
+    assert len(list((folder / "overlays").glob("*.png"))) == len(areas["images"]) == (2 if given == "photos" else 1)
 
 
 def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> None:
@@ -276,6 +279,7 @@ def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> 
         (["--model.stride", "0"], "stride 0"),
         (["--data.root", "nowhere"], "nowhere"),
         (["--model.class_lines", "[cat, cat]"], "'cat' occurs twice"),
+        (["--model.class_lines", "none.txt"], "none.txt does not exist"),
         (["--model.similarity", "cosine"], "clip_qq"),
     ],
 )

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from lightning_modules.corrclip import correlation as module
 from lightning_modules.corrclip.correlation import correlation, interaction_matrix
 
 
@@ -41,6 +42,31 @@ def test_the_scope_pair_by_pair(unsegmented, seed) -> None:
     found = interaction_matrix(similarity, labels, unsegmented)
     for image in range(3):
         assert found[image].tolist() == pair_by_pair(similarity[image], labels[image], unsegmented)
+
+
+@pytest.mark.parametrize("strip", [1, 100, 24 * 24 + 1, 2**20])
+def test_strips_over_all_images_do_not_matter(strip, monkeypatch) -> None:
+    similarity, labels = world(6)
+    expected = [pair_by_pair(*image, "union") for image in zip(similarity, labels, strict=True)]
+    monkeypatch.setattr(module, "STRIP", strip)
+    assert interaction_matrix(similarity, labels).tolist() == expected
+    assert interaction_matrix(similarity, labels, num_regions=60).tolist() == expected
+    assert interaction_matrix(similarity.mT.contiguous().mT, labels).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_scope_in_other_precisions(dtype) -> None:
+    similarity, labels = world(2)
+    similarity = similarity.to(dtype).requires_grad_()
+    found = interaction_matrix(similarity, labels)
+    mean = similarity.detach().mean((1, 2))  # rounded to that precision
+    bare = labels == labels.amin(1, keepdim=True)
+    for image in range(3):
+        for i in range(24):
+            for j in range(24):
+                above = bool(similarity[image, i, j] > mean[image]) and bool(bare[image, i] | bare[image, j])
+                alike = bool(labels[image, i] == labels[image, j]) and not bool(bare[image, i])
+                assert found[image, i, j] == (i == j or alike or above)
 
 
 def test_the_two_rules_differ_where_a_mask_ends() -> None:

@@ -54,6 +54,8 @@ def run(visual, world, rows=slice(None), **settings) -> torch.Tensor:
 
 SETTINGS = {
     "as published": {},
+    "vanilla": {"similarity": "vanilla", "scope": False, "alpha": 0, "beta": 0},
+    "values": {"similarity": "clip_vv", "alpha": 0, "beta": 0},
     "baseline": {"similarity": "clip_qq", "scope": False, "alpha": 0, "beta": 0},
     "with scope": {"similarity": "clip_qq", "alpha": 0, "beta": 0},
     "with value": {"alpha": 0, "beta": 0},
@@ -183,6 +185,7 @@ def test_positions_of_another_grid_as_dino_has_them() -> None:
         ({"images": torch.zeros(3, 32, 48)}, r"images have shape \(3, 32, 48\)"),
         ({"guide": torch.zeros(4, 95, 10)}, r"guide has shape \(4, 95, 10\); features \(4, 8 x 12, C\)"),
         ({"similarity": "clip_kk"}, "'clip_kk'.*guide, uniform, clip_qq, clip_qk"),
+        ({"similarity": "vanilla"}, "set scope to false, alpha and beta to 0"),
         ({"unsegmented": "none"}, "known: union, outer"),
         ({"tau": -1.0}, "tau is -1.0"),
         ({"eps": -0.1}, "eps is -0.1"),
@@ -221,10 +224,10 @@ def test_half_precision_stays_close(world) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_a_gpu_gives_the_features_of_the_processor(similarity, visual, world) -> None:
-    here = run(visual, world, similarity=similarity)
-    there = run(
-        small_vit().double().cuda(), {name: value.cuda() for name, value in world.items()}, similarity=similarity
-    )
+    plain = {"scope": False, "alpha": 0, "beta": 0} if similarity == "vanilla" else {}
+    here = run(visual, world, similarity=similarity, **plain)
+    moved = {name: value.cuda() for name, value in world.items()}
+    there = run(small_vit().double().cuda(), moved, similarity=similarity, **plain)
     torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-4)
 
 

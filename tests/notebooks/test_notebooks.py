@@ -224,6 +224,102 @@ def check_heatmap(notebook: NotebookNode, values: dict[str, Any]) -> None:
     assert len(outputs(notebook, "image/png")) == 9
 
 
+CORRCLIP_VALUES = """
+import json
+print(json.dumps({
+    "sizes": [len(scenes), data.num_classes, *(float(np.mean([len(i.unique()) for i in m])) for m in regions.values())],
+    "rows": [float((matrix.sum(-1) - 1).abs().max()) for matrix in (weights | in_scope).values()],
+    "shares": {name: [float(end) for end in share] for name, share in shares.items()},
+    "below": below,
+    "numbers": list(numbers.values()),
+    "sum_error": sum_error,
+    "gaps": list(gaps.values()),
+    "mixed": mixed,
+    "kept": [sum(kept), len(kept)],
+    "mious": {name: list(row.values()) for name, row in mious.items()},
+    "floor": floor,
+    "ceiling": list(ceiling.values()),
+    "differences": list(differences.values()),
+    "tested": tested,
+    "areas": areas,
+}))
+"""
+
+
+def check_corrclip(notebook: NotebookNode, values: dict[str, Any]) -> None:
+    """The figures of the CorrCLIP notebook are what its text says."""
+    assert values["sizes"][:2] == [60, 13]
+    assert values["sizes"][2] > 4 * values["sizes"][3]  # felzenszwalb cuts objects into parts
+
+    # attention: each row is a distribution; q-k looks elsewhere, a scope keeps it at home, merging lets it out
+    assert max(values["rows"]) < 1e-5
+    share = {name: value for name, (value, _, _) in values["shares"].items()}
+    assert all(low <= value <= high for value, low, high in values["shares"].values())
+    assert share["all patches alike"] < share["CLIP's own, q-k"] < 0.3 < share["q-q"] + 0.02
+    union, outer = share["guide; true objects, union"], share["guide; true objects, outer"]
+    merged, unmerged = share["guide; felzenszwalb, merged"], share["guide; felzenszwalb, not merged"]
+    assert share["guide"] + 0.1 < union < outer - 0.2
+    assert share["guide"] + 0.1 < merged < unmerged - 0.2
+    assert min(outer, unmerged) > 0.8
+
+    # merging: most pairs of one class lie within eps, some of two as well, and those join most of a scene
+    one_class, two_classes = values["below"]
+    assert one_class > 0.5
+    assert 0.05 < two_classes < 0.3
+    assert values["numbers"] == sorted(values["numbers"], reverse=True)
+    assert values["numbers"][-1] < values["numbers"][0] / 3
+
+    # branches add up; correction leaves one class a region and the unsegmented part alone
+    assert values["sum_error"] < 1e-4
+    court, field, vehicle = values["gaps"]  # of main, spatial, semantic, all three
+    assert vehicle[2] > max(vehicle[:2])
+    assert all(gap[2] < min(gap[:2]) for gap in (court, field))
+    assert values["mixed"][0] > 0.4
+    assert values["mixed"][1] == 0
+    assert values["kept"] == [60, 60]
+
+    # the table: above plain CLIP and the floor, below the oracle; the scope helps, the guide does not, merging costs
+    mious = {name: np.array(row) for name, row in values["mious"].items()}  # (sources, value and ends)
+    full, without = mious["+ correction = CorrCLIP"], mious["CorrCLIP without merging"]
+    own, query = mious["CLIP's own patches"], mious["q-q (baseline)"]
+    scope, value = mious["+ scope"], mious["+ value (the guide's weights)"]
+    assert (full[:, 1] > own[:, 2] + 0.1).all()
+    assert (full[:, 1] > values["floor"] + 0.3).all()
+    assert (without[:, 0] < values["ceiling"]).all()
+    assert values["ceiling"][1] == 1
+    assert own[0, 0] > values["floor"] > mious["q-k"][0, 0]
+    assert (scope[:, 0] > query[:, 0] + 0.05).all()
+    assert scope[1, 0] > scope[0, 0]
+    assert (value[:, 0] < scope[:, 0]).all()
+    assert full[0, 0] < mious["v-v, no regions"][0, 0] < without[0, 0]
+    over_own, over_query, over_merged, over_values = np.array(values["differences"]).reshape(4, 2, 3)
+    np.testing.assert_allclose(over_own[:, 0], full[:, 0] - own[:, 0], atol=1e-9)
+    np.testing.assert_allclose(over_merged[:, 0], without[:, 0] - full[:, 0], atol=1e-9)
+    assert abs(over_query[0, 0]) < 0.1 < over_query[1, 1]  # hardly above its baseline with felzenszwalb
+    assert min(over_own[:, 1].min(), over_merged[:, 1].min(), over_values[:, 1].min()) > 0
+    assert over_merged[0, 0] > over_merged[1, 0]
+
+    # the module's figures are those of the functions
+    tested = values["tested"]
+    assert tested["test/miou"] == pytest.approx(full[0, 0], abs=1e-6)
+    assert [tested["test/miou_low"], tested["test/miou_high"]] == pytest.approx(full[0, 1:], abs=1e-6)
+    assert tested["test/miou_oracle"] == pytest.approx(values["ceiling"][0], abs=1e-6)
+    assert tested["test/random_miou"] == pytest.approx(values["floor"], abs=1e-6)
+    assert tested["test/miou_random_text"] < values["floor"] + 0.05
+
+    # free names: areas add up to the picture, and without a name for it the ground goes elsewhere
+    everything, objects = values["areas"].values()
+    assert sum(everything.values()) == pytest.approx(1)
+    assert sum(objects.values()) == pytest.approx(1)
+    assert everything["grey pavement"] > 0.5
+    assert 0.04 < everything["boat"] < 0.15
+    assert sum(objects[name] - everything[name] for name in objects) == pytest.approx(everything["grey pavement"])
+
+    (table,) = outputs(notebook, "text/markdown")
+    assert "| + correction = CorrCLIP | {:.3f} [{:.3f}, {:.3f}] |".format(*full[0]) in table
+    assert len(outputs(notebook, "image/png")) == 10
+
+
 HARD_NEGATIVES_VALUES = """
 import json
 print(json.dumps({
@@ -415,6 +511,7 @@ def check_multilabel(notebook: NotebookNode, values: dict[str, Any]) -> None:
 
 
 CHECKS = {  # notebook: last cell, which prints JSON, and what to make of it
+    "corrclip": (CORRCLIP_VALUES, check_corrclip),
     "hard_negatives": (HARD_NEGATIVES_VALUES, check_hard_negatives),
     "hashing": (HASHING_VALUES, check_hashing),
     "heatmap": (HEATMAP_VALUES, check_heatmap),

@@ -161,6 +161,11 @@ class NaiveCorrCLIP:
             x = x + self.mlp(x, b)
             if self.depth - 2 - 4 <= number <= self.depth - 3:  # eight blocks: n = 4
                 low.append(x)
+        if similarity == "vanilla":
+            everything = np.ones(len(x), dtype=bool)
+            x = x + self.out(np.array([self.look(each, k, v, everything) for each in q]), b)
+            x = self.ln(x + self.mlp(x, b), "ln_post") @ self.w["proj"]
+            return bilinear(x[1:].reshape(*own, -1), grid).reshape(len(guide), -1)
         scores = guide @ guide.T
         seen = self.seen(scores, labels, scope, unsegmented)
         q, k, v, spatial = (
@@ -172,7 +177,9 @@ class NaiveCorrCLIP:
             rows = []
             for i in range(len(guide)):
                 if similarity.startswith("clip"):
-                    rows.append(self.look(q[i], q if similarity == "clip_qq" else k, values, seen[i]))
+                    ways = {"clip_qq": (q, q), "clip_qk": (q, k), "clip_vv": (v, v)}
+                    queries, keys = ways[similarity]
+                    rows.append(self.look(queries[i], keys, values, seen[i]))
                 else:
                     logits = scores[i] / tau if similarity == "guide" else np.zeros(len(guide))
                     rows.append(softmax(logits[seen[i]]) @ values[seen[i]])
