@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 
 from datamodules.box_records import BoxRecords
-
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap height and width
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+from datamodules.pictures import ORIENTATION, TURNED, UNREADABLE, read_picture
 
 
 def _refusal(path: Path, error: Exception) -> ValueError:
@@ -69,19 +67,6 @@ def check_size(stated: Sequence[int], found: Sequence[int], where: str) -> None:
         )
 
 
-def load_picture(path: Path, upright: bool = False) -> Image.Image:
-    """Decode a picture as RGB; ``upright`` turns it as its EXIF tag says, which pixels of annotations do not know.
-
-    Raises:
-        ValueError: The file cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
-    except UNREADABLE as error:
-        raise _refusal(path, error) from error
-
-
 class DetectionDataset(Dataset[dict[str, Any]]):
     """Pictures with boxes, decoded when asked for; items as :class:`DetectionData` describes them.
 
@@ -104,9 +89,9 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         """The RGB picture or tile in its own size."""
         path, windows = self.records.paths[index], self.records.windows
         if windows is None:
-            return load_picture(path, upright=not self.labelled)
+            return read_picture(path, upright=not self.labelled).image
         if self._last is None or self._last[0] != path:
-            self._last = (path, load_picture(path, upright=not self.labelled))
+            self._last = (path, read_picture(path, upright=not self.labelled).image)
         return self._last[1].crop(windows[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:

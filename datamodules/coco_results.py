@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.box_dataset import check_size, load_picture, read_sizes
+from datamodules.box_dataset import check_size, read_sizes
 from datamodules.box_records import check_objects
 from datamodules.coco_boxes import Listing, list_coco_json
+from datamodules.pictures import read_picture
 
 RESULT = ("image_id", "category_id", "bbox", "score")
 AGAIN = "Write the file again, or take the entry out."
@@ -49,7 +50,7 @@ class CocoResults:
         """
         if self.images is None:
             raise ValueError("These results have no pictures. Name the folder that holds them.")
-        return load_picture(self.images / self.file_names[index])
+        return read_picture(self.images / self.file_names[index]).image
 
 
 def read_coco_results(predictions: Path, annotations: Path, images: Path | None = None) -> CocoResults:

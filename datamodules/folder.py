@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from datamodules.segmentation_files import read_picture
+from datamodules.pictures import read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 DEFAULT_CAPTION = "a photo."

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.feature_store import content_hash
+from datamodules.pictures import Picture, is_turned, read_bytes, read_picture
 from datamodules.ranks import all_ranks, rank_and_world, share_of_rank, together
-from datamodules.segmentation_files import Picture, is_turned, read_bytes, read_picture
 
 FORMAT = 2  # raise it when the meaning of a file changes: masks of another format are then made anew
 LARGEST_ID = 65535

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.box_dataset import UNREADABLE
+from datamodules.pictures import UNREADABLE
 
 Colours = Sequence[Sequence[int]]
 

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.mask_cache import MaskCache
-from datamodules.segmentation_files import load_label_map, read_picture
+from datamodules.pictures import read_picture
+from datamodules.segmentation_files import load_label_map
 from datamodules.segmentation_layouts import SegmentationFiles
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from processes import launch
 
 from datamodules.mask_cache import read_masks
+from datamodules.pictures import read_picture
 from datamodules.scenes.voc_layout import write_voc
-from datamodules.segmentation_files import read_picture
 from lightning_modules.backbones.masks import Felzenszwalb
 
 CONFIG = """\

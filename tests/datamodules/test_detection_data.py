@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.box_dataset import check_size, load_picture, read_sizes
+from datamodules.box_dataset import check_size, read_sizes
 from datamodules.box_records import Entry, check_objects, gather
 from datamodules.detection import DetectionData
+from datamodules.pictures import read_picture
 
 CLASSES = ["ship", "storage-tank", "dam"]
 
@@ -246,7 +247,7 @@ def test_bad_folders_and_pictures(toy, tmp_path):
     good = (data.root / "44.png").read_bytes()
     (data.root / "44.png").write_bytes(good[:200])
     with pytest.raises(ValueError, match=r"44\.png cannot be decoded"):
-        load_picture(data.root / "44.png")
+        read_picture(data.root / "44.png")
     with pytest.raises(ValueError, match=r"f: the boxes are of a picture of 5 x 4 pixels, but it has 10 x 8"):
         check_size((4, 5), (8, 10), "f")
 

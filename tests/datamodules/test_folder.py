@@ -97,7 +97,7 @@ def test_an_undecodable_image_is_named_when_it_is_read(folder):
     (folder / "z.bmp").write_bytes(b"no image")
     data = ImageFolder(folder)
     for index, name in ((1, r"b\.jpg"), (4, r"z\.bmp")):
-        with pytest.raises(ValueError, match=rf"Image .*{name} cannot be decoded .*take it out of the folder"):
+        with pytest.raises(ValueError, match=rf"Image .*{name} cannot be decoded .*take it out of the data"):
             data[index]
     assert data[0]["id"] == "a.PNG"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from processes import launch
 
 from datamodules.mask_cache import MaskCache, cache_folder, read_masks, write_masks
-from datamodules.segmentation_files import decode_picture, is_turned, read_picture
+from datamodules.pictures import decode_picture, is_turned, read_picture
 
 
 class Bright:

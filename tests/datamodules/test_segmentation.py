@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from datamodules import SegmentationBenchmark, SegmentationFolder
+from datamodules.pictures import read_picture
 from datamodules.scenes import CLASS_NAMES, __main__
 from datamodules.scenes.datamodule import make_scene
 from datamodules.scenes.voc_layout import save_indices, voc_palette, write_voc
 from datamodules.segmentation_classes import PLAIN, class_lines, read_class_lines
-from datamodules.segmentation_files import label_table, read_picture
+from datamodules.segmentation_files import label_table
 from datamodules.segmentation_layouts import COCO_IDS, LAYOUTS
 
 SIZE = (6, 8)  # height, width
