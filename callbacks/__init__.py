@@ -3,7 +3,6 @@
 from callbacks.benchmark_table import BenchmarkTable
 from callbacks.box_writer import BoxWriter
 from callbacks.compile_networks import CompileNetworks
-from callbacks.detection_tables import DetectionTables
 from callbacks.hard_negative_mining import HardNegativeMining
 from callbacks.heatmap_pictures import HeatmapPictures
 from callbacks.loggers import RunCSVLogger
@@ -14,6 +13,7 @@ from callbacks.prediction_writer import CodeWriter
 from callbacks.progressive_scale import ProgressiveScale
 from callbacks.real_time_mining import RealTimeMining
 from callbacks.report import Report
+from callbacks.result_tables import ResultTables
 from callbacks.results import Results
 from callbacks.segmentation_pictures import SegmentationPictures
 from callbacks.segmentation_writer import SegmentationWriter
@@ -25,7 +25,6 @@ __all__ = [
     "BoxWriter",
     "CodeWriter",
     "CompileNetworks",
-    "DetectionTables",
     "HardNegativeMining",
     "HeatmapPictures",
     "MultilabelPredictions",
@@ -33,6 +32,7 @@ __all__ = [
     "ProgressiveScale",
     "RealTimeMining",
     "Report",
+    "ResultTables",
     "Results",
     "RetrievalPanel",
     "RunCSVLogger",

@@ -30,6 +30,9 @@ def explain_run_failure(error: BaseException) -> tuple[str, int]:
         ('RuntimeError: shapes differ. Set CLIP_SUITE_DEBUG=1 to see where.', 1)
     """
     text = str(error).strip() or type(error).__name__
+    if (met := met_by_worker(text)) is not None and isinstance(error, ValueError | OSError):
+        said, file = met
+        return (said, USER) if _is_own(file) else (f"{type(error).__name__}: {said} {HINT}", BUG)
     if isinstance(error, RuntimeError) and "loading state_dict" in text:
         return explain_state_mismatch(text), USER
     if isinstance(error, pickle.UnpicklingError) or "PytorchStreamReader" in text or _from_torch_load(error):
@@ -48,6 +51,27 @@ def explain_run_failure(error: BaseException) -> tuple[str, int]:
         return text, USER
     end = "" if text.endswith((".", "!", "?")) else "."
     return f"{type(error).__name__}: {text}{end} {HINT}", BUG
+
+
+def met_by_worker(text: str) -> tuple[str, str] | None:
+    r"""What a loader process met, out of the traceback that torch makes its message.
+
+    Args:
+        text: Message of an exception.
+
+    Returns:
+        The message of the exception itself, and the file that raised it; None for an exception of this process.
+
+    Example:
+        >>> trace = '  File "/x/datamodules/pictures.py", line 7, in f\n    raise\nValueError: a.jpg is broken.'
+        >>> met_by_worker(f"Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (...):\n{trace}")
+        ('a.jpg is broken.', '/x/datamodules/pictures.py')
+    """
+    if not re.match(r"Caught \w+ in DataLoader worker process", text):
+        return None
+    files = re.findall(r'^ +File "([^"]+)", line', text, re.MULTILINE)
+    said = re.split(r"^[\w.]+(?:Error|Exception): ", text, flags=re.MULTILINE)[-1].strip()
+    return (said, files[-1]) if files else None
 
 
 def explain_os_error(error: OSError) -> str:
@@ -140,5 +164,10 @@ def _raised_for_user(error: ValueError) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return True
-    folders = {parent.name for parent in Path(frames[-1].filename).parents}
-    return bool(folders & {*OWN, "lightning", "cli"}) or Path(frames[-1].filename).name == "cli.py"
+    return _is_own(frames[-1].filename)
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is one of the suite's or of Lightning's."""
+    folders = {parent.name for parent in Path(file).parents}
+    return bool(folders & {*OWN, "lightning", "cli"}) or Path(file).name == "cli.py"

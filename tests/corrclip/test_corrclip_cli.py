@@ -28,7 +28,7 @@ trainer:
   default_root_dir: runs/corr
   accelerator: cpu
   enable_progress_bar: false
-  callbacks: [{class_path: DetectionTables}]
+  callbacks: [{class_path: ResultTables}]
 model:
   class_path: CorrClipSegmentation
   init_args:
@@ -171,7 +171,7 @@ def test_several_sets_are_scored_by_one_command(run_cli, place, world, capsys) -
         (place / "data" / name).symlink_to(world)
     several = CONFIG.replace("SegmentationBenchmark", "SegmentationBenchmarks").replace("root: world", "root: data")
     several = several.replace("benchmark: world", "benchmarks: [voc20, cityscapes, voc21, world]")
-    several = several.replace("[{class_path: DetectionTables}]", "[DetectionTables, BenchmarkTable]")
+    several = several.replace("[{class_path: ResultTables}]", "[ResultTables, BenchmarkTable]")
     (place / "several.yaml").write_text(several)
     run_cli("test", "-c", "several.yaml")
     printed = capsys.readouterr().out
@@ -203,7 +203,7 @@ def test_two_processes_write_the_table_of_one(run_cli, place, world) -> None:
         (place / "data" / name).symlink_to(world)
     several = CONFIG.replace("SegmentationBenchmark", "SegmentationBenchmarks").replace("benchmark: world", "")
     several = several.replace("root: world", f"root: {place / 'data'}\n    benchmarks: [voc21, world]")
-    several = several.replace("DetectionTables}", "DetectionTables}, {class_path: SegmentationPictures}")
+    several = several.replace("ResultTables}", "ResultTables}, {class_path: SegmentationPictures}")
     several = several.replace("mask_cache: masks", f"mask_cache: {place / 'masks'}")
     for name in ("one", "two"):
         (place / f"{name}.yaml").write_text(several.replace("runs/corr", str(place / name)))
@@ -289,6 +289,34 @@ def test_mistakes_end_with_one_message(words, said, run_cli, place, capsys) -> N
     err = capsys.readouterr().err
     assert err.count("error:") == 1
     assert said in err
+
+
+@pytest.mark.slow
+def test_an_ablation_without_training_tests_its_cells_once(run_cli, place, capfd) -> None:
+    (place / "grid.yaml").write_text("setting:\n  no merging: {model.init_args.eps: null}\n")
+    words = ["-c", "config.yaml", "--grid", "grid.yaml", "--metric", "test/miou", "--trainer.max_epochs", "0"]
+    run_cli("ablate", *words)
+    (folder,) = (place / "runs/corr/cells").iterdir()
+    table = json.loads((place / "runs/corr/ablation.json").read_text())
+    assert table["cells"][0]["mean"] == pytest.approx(metrics(folder / "seed_0")["test/miou"])
+    assert not (folder / "seed_0/checkpoints").exists()
+    run_cli("ablate", *words)
+    assert "1 run, 1 of them finished earlier" in capfd.readouterr().out
+    with pytest.raises(SystemExit):
+        run_cli("ablate", *words, "--model.tau", "0.5")
+    assert "was finished with other settings: model.init_args.tau (was 0.25, is 0.5)" in capfd.readouterr().err
+
+
+def test_a_mistake_that_a_loader_process_meets_is_one_message_too(run_cli, place, world, capsys) -> None:
+    (place / "photos").mkdir()
+    (place / "photos" / "a.jpg").write_bytes((world / "JPEGImages" / "000001.jpg").read_bytes()[:300])
+    words = ["--data.predict_images", "photos", "--data.num_workers", "1", "--data.masks", "null"]
+    with pytest.raises(SystemExit) as stop:
+        run_cli("predict", "-c", "config.yaml", *words, "--model.class_lines", "[sea, ship]")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert stop.value.code == 2
+    assert line.startswith("error: Image photos/a.jpg cannot be decoded")
+    assert line.endswith("Replace the file, or take it out of the data.")
 
 
 def test_fit_says_that_there_is_nothing_to_train(run_cli, place, capsys) -> None:

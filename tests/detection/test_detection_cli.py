@@ -33,7 +33,7 @@ trainer:
   num_sanity_val_steps: 0
   log_every_n_steps: 1
   callbacks:
-    - class_path: DetectionTables
+    - class_path: ResultTables
     - class_path: AverageWeights
       init_args: {{decay: 0.5}}
     - class_path: ModelCheckpoint

@@ -62,7 +62,7 @@ def block(folder: Path) -> dict[str, Any]:
 
 
 def test_a_test_without_training_beats_every_control(run_cli, place, capsys) -> None:
-    callbacks = ("--trainer.callbacks+=HeatmapPictures", "--trainer.callbacks+=DetectionTables")
+    callbacks = ("--trainer.callbacks+=HeatmapPictures", "--trainer.callbacks+=ResultTables")
     run_cli("test", "-c", "config.yaml", "--model.init_args.redundancy", "none", *callbacks)
     found = block(place / "runs/world")
     metrics = found["metrics"]
@@ -214,7 +214,7 @@ def test_two_processes_give_the_figures_of_one(place) -> None:
     config = yaml.safe_load((place / "config.yaml").read_text())
     config["model"]["init_args"] |= {"sign": "fitted", "threshold": "fitted"}
     config["data"]["init_args"]["split_dir"] = str(place / "splits")
-    config["trainer"]["callbacks"] = [{"class_path": "HeatmapPictures"}, {"class_path": "DetectionTables"}]
+    config["trainer"]["callbacks"] = [{"class_path": "HeatmapPictures"}, {"class_path": "ResultTables"}]
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     for processes in (1, 2):
         launch(DDP_RUN, processes, place, place / f"runs/{processes}")

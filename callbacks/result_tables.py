@@ -1,4 +1,4 @@
-"""The figures of a detection test by class, and its diagnosis by image and class, as tables."""
+"""The tables of a test, such as its figures by class, as CSV files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.run_files import replace_file, run_folder
 
 
-class DetectionTables(Callback):
-    """Writes ``classes.csv`` and ``diagnosis.csv`` to the folder of the run after ``test``.
+class ResultTables(Callback):
+    """Writes the tables of the module, such as ``classes.csv``, to the folder of the run after ``test``.
 
     It reaches the module through ``tables``: file name to ``(heading, rows)``, a row being a list of numbers and texts.
     """
