@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from callbacks.run_files import replace_file, run_folder
 
 READ = ("index", "id", "names", "labels")  # of what predict_step returns
 SMALL, LARGE = 640, 2048  # least and most longest side of an overlay, in pixels
+WRITTEN = ("labels", "overlays", "areas.json")
 LISTED = 24  # classes in a legend, the largest; areas.json has all
 
 
@@ -31,7 +33,7 @@ class SegmentationWriter(BasePredictionWriter):
     The first ``max_pictures`` images of the set are drawn. ``areas.json`` holds ``classes``, the names in the order of
     the labels, and ``images``, in the order of the set, each once over all processes: ``id``, ``width``, ``height`` and
     ``areas``, for each class that occurs its ``class``, ``pixels`` and ``share``. A file is replaced in one step, when
-    it is whole.
+    it is whole; what an earlier ``predict`` left is moved to ``predictions.previous``.
 
     Of each batch only the areas are kept. Lightning keeps the label maps all the same, unless ``predict`` is called
     with ``return_predictions=False``.
@@ -62,6 +64,9 @@ class SegmentationWriter(BasePredictionWriter):
         """Forget an earlier run, and settle where to write."""
         self._records, self._names = [], []
         self._place = Path(self.folder).expanduser() if self.folder else run_folder(trainer) / "predictions"
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            put_aside(self._place)
+        trainer.strategy.barrier()
 
     def write_on_batch_end(
         self,
@@ -105,6 +110,18 @@ class SegmentationWriter(BasePredictionWriter):
         text = json.dumps({"classes": self._names, "images": images}, ensure_ascii=False).encode()
         replace_file(self._place / "areas.json", lambda file: file.write(text))
         print(f"label maps of {len(records)} images written to {self._place} (labels, {drawn} overlays, areas.json)")
+
+
+def put_aside(place: Path) -> None:
+    """Move what an earlier ``predict`` wrote to ``<place>.previous``, which is replaced."""
+    earlier = place.with_name(f"{place.name}.previous")
+    written = [place / name for name in WRITTEN if (place / name).exists()]
+    if not written:
+        return
+    shutil.rmtree(earlier, ignore_errors=True)
+    earlier.mkdir()
+    for each in written:
+        each.rename(earlier / each.name)
 
 
 def pixels_of(image: Tensor) -> Pixels:

@@ -19,7 +19,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"Annotation file {path} is not text ({error.reason}). Unpack it again.") from error
+        raise ValueError(
+            f"Annotation file {path} is not text in UTF-8 ({error.reason}). Save it so, or unpack it again."
+        ) from error
 
 
 def read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:

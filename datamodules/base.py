@@ -29,6 +29,8 @@ class BaseDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; it must be at least 0.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory

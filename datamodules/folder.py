@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from datamodules.pictures import read_picture
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 DEFAULT_CAPTION = "a photo."
 
 
@@ -79,7 +79,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
     (position here) and ``id`` (path in the folder, with ``/``).
 
     Args:
-        root: Folder with ``.jpg``, ``.jpeg``, ``.png``, ``.webp`` or ``.bmp`` files, in folders of any depth.
+        root: Folder with files that end in one of ``SUFFIXES``, in folders of any depth.
         captions: CSV file with the columns ``file`` (path in the folder) and ``caption``, one row an image; None = the
             text ``a photo.`` for every image, which a printed line says.
         transform: PIL image to anything; runs in the loader's workers.

@@ -115,6 +115,8 @@ class MaskCache:
     """
 
     def __init__(self, source: MaskSource, cache_dir: str | Path) -> None:
+        if Path(cache_dir).expanduser().is_file():
+            raise ValueError(f"mask_cache {cache_dir} is a file. Name a folder.")
         self.source = source
         self.folder = cache_folder(source, cache_dir)
 

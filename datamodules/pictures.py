@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values that swap height and width
@@ -46,6 +46,8 @@ def decode_picture(data: bytes, where: str, upright: bool = False, stem: str | N
     with _opened(data, where) as image:
         turned = upright and _turns(image)
         shown = ImageOps.exif_transpose(image) if turned else image
+        if shown.mode == "F":
+            raise ValueError(f"Image {where} holds floating-point numbers. Store it with 8 or 16 bits a channel.")
         if shown.mode == "I" or shown.mode.startswith("I;16"):  # convert() would cut off at 255
             levels = np.asarray(shown).astype(np.int64).clip(0, 2**16 - 1)
             shown = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
@@ -98,6 +100,9 @@ def _opened(data: bytes, where: str) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data)) as image:
             yield image
     except UNREADABLE as error:
+        if str(error).startswith("Image "):  # says it already
+            raise
+        reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"Image {where} cannot be decoded ({error}). Replace the file, or take it out of the data."
+            f"Image {where} cannot be decoded ({reason}). Replace the file, or take it out of the data."
         ) from error

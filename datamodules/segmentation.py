@@ -92,6 +92,13 @@ class SegmentationData(BaseDataModule):
             raise FileNotFoundError(f"Dataset folder {self.root} does not exist. Set root to the dataset's folder.")
         return self.read()
 
+    def setup(self, stage: str) -> None:
+        """Look for the files of a stage, before networks are loaded and masks are made."""
+        if stage == "predict" and self.predict_images is not None:
+            self._folder(self.predict_images)
+        else:
+            self.files  # noqa: B018 - looks for them
+
     def dataset(self, part: str = "test") -> SegmentationDataset:
         """The set, or with ``predict_images`` and part ``predict`` that folder; ``index`` is the position here."""
         files = self.files if part != "predict" or self.predict_images is None else self._folder(self.predict_images)

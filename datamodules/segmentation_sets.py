@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -59,7 +60,7 @@ class SegmentationBenchmarks(BaseDataModule):
             raise ValueError(f"benchmarks is {chosen}; name each set once, one at least, or null for all eight.")
         shared = {"masks": masks, "mask_cache": mask_cache, "batch_size": batch_size, **kwargs}
         self._asked = [SegmentationBenchmark(root, name, names, **shared) for name in chosen]
-        self.masks = masks
+        self.root, self.masks = Path(root).expanduser(), masks
 
     @cached_property
     def sets(self) -> list[SegmentationBenchmark]:
@@ -68,6 +69,8 @@ class SegmentationBenchmarks(BaseDataModule):
         Raises:
             FileNotFoundError: None is there.
         """
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"Dataset folder {self.root} does not exist. Set root to the folder of the sets.")
         found, missing = [], []
         for each in self._asked:
             try:
@@ -76,7 +79,8 @@ class SegmentationBenchmarks(BaseDataModule):
             except FileNotFoundError as error:
                 missing.append(f"{each.benchmark} is left out: {error}")
         if not found:
-            raise FileNotFoundError("None of the benchmarks is there. " + " ".join(missing))
+            names = ", ".join(each.benchmark for each in self._asked)
+            raise FileNotFoundError(f"None of the benchmarks {names} is in {self.root}. The first: {missing[0]}")
         if rank_and_world()[0] == 0:
             print(*missing, sep="\n", end="\n" * bool(missing))
         return found

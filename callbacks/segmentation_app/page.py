@@ -186,8 +186,8 @@ def launch(blocks: Blocks, port: int, share: bool = False) -> str:
     options |= {"footer_links": [], "run_history": False, "ssr_mode": False, "quiet": True}
     try:
         _, local, public = blocks.launch(server_port=port, share=share, prevent_thread_lock=True, **options)
-    except OSError as error:
-        raise OSError(f"Port {port} cannot be used; another program may have it. Choose one with --port.") from error
+    except (OSError, OverflowError) as error:
+        raise OSError(f"Port {port} cannot be used, or another program has it. Choose one with --port.") from error
     return public or local
 
 

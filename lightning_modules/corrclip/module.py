@@ -16,7 +16,7 @@ from lightning_modules.base import BaseModule
 from lightning_modules.corrclip.correlation import Unsegmented
 from lightning_modules.corrclip.evaluation import NOTES, Evaluation, benchmark_rows, random_text
 from lightning_modules.corrclip.features import Similarity
-from lightning_modules.corrclip.prompts import Classes, prompt_classes, read_lines
+from lightning_modules.corrclip.prompts import Classes, first_names, prompt_classes, read_lines, split_lines
 from lightning_modules.corrclip.segmenter import Segmenter
 
 Batch = dict[str, Any]
@@ -54,7 +54,7 @@ class CorrClipSegmentation(BaseModule):
         correction: Give each region the class of most of its pixels.
 
     Raises:
-        ValueError: A size, the scale or tau is not positive.
+        ValueError: A size, the scale or tau is not positive, or the threshold is no probability.
 
     Reference:
         Zhang et al., CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic Segmentation,
@@ -91,6 +91,8 @@ class CorrClipSegmentation(BaseModule):
                 f"short is {short}, crop {crop}, stride {stride}, window_batch {window_batch}, scale {scale} and tau "
                 f"{tau}; all must be positive."
             )
+        if not 0 <= (threshold or 0.0) <= 1:
+            raise ValueError(f"threshold is {threshold}; a probability lies between 0 and 1.")
         super().__init__()
         self.encoder, self.given_guide = encoder, guide
 
@@ -99,13 +101,14 @@ class CorrClipSegmentation(BaseModule):
 
         Without a trainer, ``segmenter`` takes any picture, with what ``prompt`` makes of class lines.
         """
+        data = getattr(self._trainer, "datamodule", None)
+        sets = [] if self._trainer is None else getattr(data, "sets", None) or [data]
+        asked = [self._asked(each) for each in sets]  # before networks are loaded: a mistake costs no download
         if not hasattr(self, "segmenter"):
             self.segmenter = self._load()
         if self._trainer is None:
             return
-        data = getattr(self._trainer, "datamodule", None)
-        sets = getattr(data, "sets", None) or [data]
-        self.classes = [self._classes(each) for each in sets]
+        self.classes = [replace(self.prompt(lines), names=tuple(names)) for lines, names in asked]
         self.segmenters = [self._segmenter(each) for each in sets]
         self.evaluations = nn.ModuleList(
             Evaluation(getattr(each, "benchmark", ""), len(classes.names), getattr(each, "ignore_index", 255))
@@ -147,19 +150,20 @@ class CorrClipSegmentation(BaseModule):
 
     on_validation_start = on_test_start = on_predict_start = _follow
 
-    def _classes(self, data: Any) -> Classes:
-        """Those asked for, else those of a set, under its own names."""
+    def _asked(self, data: Any) -> tuple[list[str], list[str]]:
+        """Class lines and names: those asked for, else those of a set, under its own names."""
         given, known = self.hparams["class_lines"], list(getattr(data, "class_lines", ()))
-        given = read_lines(given) if isinstance(given, str) else given
         if given is None:
-            return replace(self.prompt(known), names=tuple(getattr(data, "class_names", ())))
-        classes = self.prompt(given)
-        if known and len(given) != len(known) and not self.trainer.predicting:
+            split_lines(known)
+            return known, list(data.class_names)
+        lines = read_lines(given) if isinstance(given, str) else given
+        split_lines(lines)
+        if known and len(lines) != len(known) and not self.trainer.predicting:
             raise ValueError(
-                f"class_lines has {len(given)} classes, but the label maps have {len(known)}, from '{known[0]}' to "
+                f"class_lines has {len(lines)} classes, but the label maps have {len(known)}, from '{known[0]}' to "
                 f"'{known[-1]}'. Give one line a class in their order, or predict."
             )
-        return classes
+        return lines, first_names(lines)
 
     def _segmenter(self, data: Any) -> Segmenter:
         """With the sizes and the threshold of a set where the user gave none; classes asked for have no background."""
@@ -242,7 +246,7 @@ class CorrClipSegmentation(BaseModule):
         counts = {f"n_{name}": count for name, count in getattr(self, "num_scored", {}).items()}
         return {
             **counts,
-            "convention": f"{self.evaluations[0].scores.convention}; {NOTES}",
+            "convention": self.evaluations[0].scores.convention + (f"; {NOTES}" if self.trainer.testing else ""),
             "headline": list(HEADLINE),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,20 +68,20 @@ def split_lines(lines: Sequence[str]) -> tuple[list[str], list[int]]:
         Q queries, and Q classes, ascending.
 
     Raises:
-        ValueError: No class, or a class without a name or with the first name of another.
+        ValueError: No class, a class without a name, or one name twice.
 
     >>> split_lines(["sky; wall", "cat"])
     (['sky', 'wall', 'cat'], [0, 0, 1])
     """
     if not lines:
-        raise ValueError("There is no class. Use segmentation data, or set model.init_args.class_lines, as [cat, dog].")
+        raise ValueError("There is no class. Name at least one in model.init_args.class_lines, as [cat, dog].")
     queries = [(name.strip(), number) for number, line in enumerate(lines) for name in line.split("; ")]
     if nameless := [number for name, number in queries if not name]:
         raise ValueError(f"Class {nameless[0]}, counted from 0, has no name: '{lines[nameless[0]]}'. Name each class.")
-    firsts = first_names(lines)
-    if double := [name for number, name in enumerate(firsts) if name in firsts[:number]]:
-        raise ValueError(f"Class '{double[0]}' occurs twice. Name each class once.")
-    return [name for name, _ in queries], [number for _, number in queries]
+    names = [name for name, _ in queries]
+    if double := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"The name '{double[0]}' occurs twice among the classes. Give each name once.")
+    return names, [number for _, number in queries]
 
 
 def read_lines(path: str) -> list[str]:
@@ -88,13 +89,18 @@ def read_lines(path: str) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
+        ValueError: It is not text in UTF-8.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise FileNotFoundError(
             f"Class file {file} does not exist. Write one line a class, or give a list: [cat, dog]."
         )
-    return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Class file {file} is not text in UTF-8 ({error.reason}). Save it as UTF-8.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def first_names(lines: Sequence[str]) -> list[str]:

@@ -72,6 +72,9 @@ class Segmenter:
         correction: Give each region the class of most of its pixels.
         guide_once: The guide sees the whole resized picture, once, in place of each window.
 
+    Raises:
+        ValueError: ``stride`` above ``crop``.
+
     Reference:
         Zhang et al., CorrCLIP, ICCV 2025, and the reference code's sizes.
     """
@@ -89,6 +92,14 @@ class Segmenter:
     threshold: float = 0.0
     correction: bool = True
     guide_once: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse windows that leave pixels between them."""
+        if self.stride > self.crop:
+            raise ValueError(
+                f"stride is {self.stride} and crop {self.crop}: windows would leave pixels out. Set stride to at most "
+                f"{self.crop}."
+            )
 
     def __call__(self, image: Tensor, instance_mask: Tensor, classes: Classes) -> Tensor:
         """The class of each pixel of a picture: ``logits``, then ``decide``.

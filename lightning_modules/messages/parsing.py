@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_modules.messages.settings import Mistake, Setting, load_config, nearest, read_settings
+from lightning_modules.messages.settings import Mistake, Setting, load_config, nearest, read_settings, whole_path
 
 SPEC = {"class_path", "init_args", "dict_kwargs"}
 ANY_TEXT = (str, Any)
@@ -141,9 +141,8 @@ class SettingsWalk:
             return known[name]
         if "." not in name:
             kinds = " or ".join(base.__name__ for base in bases)
-            raise Mistake(
-                f"{key}: there is no {kinds} called {name!r} ({self._where()}).{nearest(name, known, 'Classes')}"
-            )
+            cure = nearest(name, known, "Classes") if known else whole_path(name)
+            raise Mistake(f"{key}: there is no {kinds} called {name!r} ({self._where()}).{cure}")
         module, _, attribute = name.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), attribute)

@@ -38,7 +38,8 @@ def explain_run_failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, pickle.UnpicklingError) or "PytorchStreamReader" in text or _from_torch_load(error):
         return f"the checkpoint or weights file cannot be read; it is damaged or no such file: {text[:200]}", USER
     if "Does not validate against any of the Union" in text:
-        return f"{constructor_text(text)} {HINT}", USER
+        said = constructor_text(text)
+        return said if said.endswith(".") else f"{said} {HINT}", USER  # the suite's own messages end with a full stop
     if isinstance(error, OSError):
         return explain_os_error(error), USER
     if type(error).__name__ == "OutOfMemoryError":
@@ -137,7 +138,7 @@ def constructor_text(text: str) -> str:
         >>> constructor_text("Does not validate\nErrors:\n  - bits is 0.\n  - Expected a <class 'NoneType'>")
         'bits is 0.'
     """
-    tried = re.split(r"\n  - ", text.split("Given value type:")[0])[1:]
+    tried = re.split(r"\n\s*- ", text.split("Given value type:")[0])[1:]
     said = [entry.strip() for entry in tried if not entry.startswith(("Expected a", "Not a valid subclass"))]
     return said[-1] if said else text
 

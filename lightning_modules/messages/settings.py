@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,3 +165,19 @@ def _is_option(token: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def whole_path(name: str) -> str:
+    """The cure for a class that is found by its path only: the path of the backbone with the nearest name.
+
+    >>> whole_path("Felzenswalb")
+    ' Write the whole path, as lightning_modules.backbones.masks.Felzenszwalb.'
+    """
+    folder = Path(__file__).parents[1] / "backbones"
+    found = {
+        each: f"lightning_modules.backbones.{file.stem}.{each}"
+        for file in folder.glob("*.py")
+        for each in re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    alike = difflib.get_close_matches(name, found, n=1, cutoff=0.4) or ["Felzenszwalb"]
+    return f" Write the whole path, as {found[alike[0]]}."

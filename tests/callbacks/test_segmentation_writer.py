@@ -108,6 +108,12 @@ def test_the_files_hold_what_the_module_returned(make_trainer, tmp_path, capsys)
     check_files(tmp_path / "predictions", 3)  # the first three of the set, in whatever order they come
     said = f"label maps of 5 images written to {tmp_path / 'predictions'} (labels, 3 overlays, areas.json)"
     assert said in capsys.readouterr().out
+    (tmp_path / "predictions" / "mine.txt").write_text("kept")
+    make_trainer(tmp_path, SegmentationWriter(max_pictures=0)).predict(
+        Module(), datamodule=Data(order=[1]), return_predictions=False
+    )
+    assert files_in(tmp_path / "predictions") == {f"labels/{FILES[1]}", "areas.json", "mine.txt"}
+    check_files(tmp_path / "predictions.previous", 3)
 
 
 def test_label_maps_are_written_while_predict_runs(make_trainer, tmp_path) -> None:

@@ -19,7 +19,7 @@ from lightning_modules.backbones import TinyClip
 from lightning_modules.backbones.guide import ClipGuide
 from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.corrclip.evaluation import PAPER_ORDER, benchmark_rows
-from lightning_modules.corrclip.prompts import Classes, prompt_classes, split_lines
+from lightning_modules.corrclip.prompts import Classes, prompt_classes, read_lines, split_lines
 from lightning_modules.corrclip.segmenter import Segmenter
 
 CONFIG = """\
@@ -267,6 +267,12 @@ def test_predict_on_pictures_with_classes_of_ones_own(given, run_cli, place, wor
     assert len(list((folder / "overlays").glob("*.png"))) == len(areas["images"]) == (2 if given == "photos" else 1)
 
 
+def test_a_class_file_is_text(tmp_path) -> None:
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.txt is not text in UTF-8 .* Save it as UTF-8"):
+        read_lines(str(tmp_path / "latin.txt"))
+
+
 def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> None:
     with pytest.raises(SystemExit):
         run_cli("test", "-c", "config.yaml", "--model.class_lines", "[water, ship]")
@@ -278,9 +284,20 @@ def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> 
     [
         (["--model.stride", "0"], "stride 0"),
         (["--data.root", "nowhere"], "nowhere"),
-        (["--model.class_lines", "[cat, cat]"], "'cat' occurs twice"),
+        (["--model.class_lines", "[cat, cat]"], "'cat' occurs twice among the classes"),
         (["--model.class_lines", "none.txt"], "none.txt does not exist"),
         (["--model.similarity", "cosine"], "clip_qq"),
+        (["--model.class_lines", "[]"], "There is no class. Name at least one"),
+        (["--model.class_lines", "[a; b, c; b]"], "'b' occurs twice among the classes"),
+        (
+            ["--model.stride", "100"],
+            "stride is 100 and crop 96: windows would leave pixels out. Set stride to at most 96",
+        ),
+        (["--model.threshold", "2"], "threshold is 2.0; a probability lies between 0 and 1."),
+        (["--data.num_workers", "-1"], "num_workers is -1; it must be at least 0."),
+        (["--data.mask_cache", "config.yaml"], "mask_cache config.yaml is a file. Name a folder."),
+        (["--data.masks", "Felzenswalb"], "Write the whole path, as lightning_modules.backbones.masks.Felzenszwalb."),
+        (["--data.masks.scale", "-1"], "error: scale -1"),
     ],
 )
 def test_mistakes_end_with_one_message(words, said, run_cli, place, capsys) -> None:
@@ -289,6 +306,8 @@ def test_mistakes_end_with_one_message(words, said, run_cli, place, capsys) -> N
     err = capsys.readouterr().err
     assert err.count("error:") == 1
     assert said in err
+    assert "CLIP_SUITE_DEBUG" not in err
+    assert not list(place.rglob("*.npz"))  # nothing was made before
 
 
 @pytest.mark.slow
@@ -317,6 +336,22 @@ def test_a_mistake_that_a_loader_process_meets_is_one_message_too(run_cli, place
     assert stop.value.code == 2
     assert line.startswith("error: Image photos/a.jpg cannot be decoded")
     assert line.endswith("Replace the file, or take it out of the data.")
+
+
+def test_sets_that_are_nowhere_are_named_once(run_cli, place, capsys) -> None:
+    (place / "several.yaml").write_text(
+        CONFIG.replace("SegmentationBenchmark", "SegmentationBenchmarks").replace("benchmark: world", "")
+    )
+    for root, said in (
+        ("none", "folder none does not exist"),
+        ("masks", "None of the benchmarks voc21, voc20, context59"),
+    ):
+        (place / "masks").mkdir(exist_ok=True)
+        with pytest.raises(SystemExit):
+            run_cli("test", "-c", "several.yaml", "--data.root", root)
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("does not exist") + err.count("is not in") == 1
 
 
 def test_fit_says_that_there_is_nothing_to_train(run_cli, place, capsys) -> None:

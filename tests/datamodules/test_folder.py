@@ -100,6 +100,14 @@ def test_an_undecodable_image_is_named_when_it_is_read(folder):
         with pytest.raises(ValueError, match=rf"Image .*{name} cannot be decoded .*take it out of the data"):
             data[index]
     assert data[0]["id"] == "a.PNG"
+    with pytest.raises(ValueError, match=r"z\.bmp cannot be decoded \(it is no picture\)"):
+        data[4]
+
+
+def test_pictures_of_floating_point_numbers_are_refused(tmp_path):
+    Image.new("F", (2, 2), 0.5).save(tmp_path / "heights.tif")
+    with pytest.raises(ValueError, match=r"heights\.tif holds floating-point numbers\. Store it with 8 or 16 bits"):
+        ImageFolder(tmp_path)[0]
 
 
 def test_missing_rows_name_the_first_image(folder, tmp_path):
