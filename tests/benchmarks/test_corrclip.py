@@ -28,8 +28,7 @@ def test_a_whole_step_is_measured_against_its_networks(monkeypatch):
 @pytest.mark.slow
 def test_the_table_of_components(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    first, last, photo = importlib.import_module("corrclip_components").main(["--small"])
-    assert 85 < first["parameters, M"] < 88 < 2 * 85 < last["parameters, M"] < 2 * 88
-    assert last["peak memory, MiB"] > first["peak memory, MiB"] > 4 * 85 * 0.95  # the weights alone, in MiB
-    assert photo["component"].startswith("whole process")
-    assert last["peak memory, MiB"] < photo["peak memory, MiB"] < 4096
+    (row,) = importlib.import_module("corrclip_components").main(["--small"])
+    assert 2 * 85 < row["parameters, M"] < 2 * 88
+    assert 4 * 2 * 85 * 0.95 < row["peak memory, MiB"] < 4096  # from the weights alone, in MiB
+    assert row["s a picture"] > 0
