@@ -6,6 +6,7 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -267,13 +268,14 @@ class FeatureCache:
             disable=rank_and_world()[0] != 0,
         )
         parts: list[store.Chunk] = []
-        for batch, loaded in shown:
-            if message := next((item for item in loaded if isinstance(item, str)), None):
-                raise ValueError(message)
-            parts.append(self._encode(loaded))
-            if batch[-1] in ends:
-                yield ends[batch[-1]], {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-                parts = []
+        with closing(shown):  # a bar that an error leaves behind would go on drawing itself
+            for batch, loaded in shown:
+                if message := next((item for item in loaded if isinstance(item, str)), None):
+                    raise ValueError(message)
+                parts.append(self._encode(loaded))
+                if batch[-1] in ends:
+                    yield ends[batch[-1]], {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+                    parts = []
 
     def _encode(self, loaded: list[dict[str, Any]]) -> store.Chunk:
         """The chunk of one batch."""

@@ -9,6 +9,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -200,8 +201,10 @@ class MaskCache:
             maker.source = copy.copy(self.source)  # loads the model, which goes with it
             done = _each(partial(_make, maker, upright), mine, workers if self.source.in_processes else 0)
             title, quiet = f"Masks by {self.source.name}", rank > 0 or not mine
-            for _ in track(done, title, len(mine), console=Console(stderr=True), disable=quiet):
-                pass
+            shown = track(done, title, len(mine), console=Console(stderr=True), disable=quiet)
+            with closing(shown):  # a bar that an error leaves behind would go on drawing itself
+                for _ in shown:
+                    pass
 
         together(look)
         missing = [number for part in all_ranks(lacking) for number in part]

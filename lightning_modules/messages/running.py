@@ -137,9 +137,13 @@ def constructor_text(text: str) -> str:
     Example:
         >>> constructor_text("Does not validate\nErrors:\n  - bits is 0.\n  - Expected a <class 'NoneType'>")
         'bits is 0.'
+        >>> constructor_text("Does not validate\nErrors:\n  - Does not validate\n    Errors:\n      - bits is 0.")
+        'bits is 0.'
     """
-    tried = re.split(r"\n\s*- ", text.split("Given value type:")[0])[1:]
+    tried = re.split(r"\n  - ", text.split("\nGiven value type:")[0])[1:]
     said = [entry.strip() for entry in tried if not entry.startswith(("Expected a", "Not a valid subclass"))]
+    if said and said[-1].startswith("Does not validate"):  # of a class inside this one
+        return constructor_text(said[-1].replace("\n    ", "\n"))
     return said[-1] if said else text
 
 
