@@ -4,7 +4,7 @@ Everything of a run goes into one folder, ``trainer.default_root_dir``: the conf
 results.json and the W&B files. ``fit --ckpt_path last`` starts or resumes; ``test --ckpt_path best`` works in a
 process of its own. ``crossval`` and ``ablate`` start many runs, each such a process in a folder below; ``report`` reads
 what they left. ``mine`` finds hard negatives in a file of predictions. ``masks`` makes the region masks of
-segmentation data beforehand.
+segmentation data beforehand, ``app`` opens a page that segments pictures.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import contextlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -249,7 +248,7 @@ class FeatureCache:
     ) -> Iterator[tuple[int, store.Chunk]]:
         """Encode chunk after chunk; a batch never crosses chunks, so that any sharding gives the same numbers."""
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import Progress
 
         size = self.data.batch_size
         batches = [list(span[i : i + size]) for span in spans for i in range(0, len(span), size)]
@@ -260,16 +259,11 @@ class FeatureCache:
             num_workers=self.data.num_workers if batches else 0,
             collate_fn=_as_list,
         )
-        shown = track(
-            zip(batches, loader, strict=True),
-            total=len(batches),
-            description=f"Encoding with {self.encoder.name}",
-            console=Console(stderr=True),
-            disable=rank_and_world()[0] != 0,
-        )
+        bar = Progress(console=Console(stderr=True), disable=rank_and_world()[0] != 0)
+        title = f"Encoding with {self.encoder.name}"
         parts: list[store.Chunk] = []
-        with closing(shown):  # a bar that an error leaves behind would go on drawing itself
-            for batch, loaded in shown:
+        with bar:  # ends with the error that ends the work; else it would go on drawing itself
+            for batch, loaded in bar.track(zip(batches, loader, strict=True), len(batches), description=title):
                 if message := next((item for item in loaded if isinstance(item, str)), None):
                     raise ValueError(message)
                 parts.append(self._encode(loaded))

@@ -9,7 +9,6 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,16 +193,15 @@ class MaskCache:
 
         def make() -> None:
             from rich.console import Console
-            from rich.progress import track
+            from rich.progress import Progress
 
             mine = [paths[number] for number in share_of_rank(missing, rank, world)]
             maker = copy.copy(self)
             maker.source = copy.copy(self.source)  # loads the model, which goes with it
             done = _each(partial(_make, maker, upright), mine, workers if self.source.in_processes else 0)
             title, quiet = f"Masks by {self.source.name}", rank > 0 or not mine
-            shown = track(done, title, len(mine), console=Console(stderr=True), disable=quiet)
-            with closing(shown):  # a bar that an error leaves behind would go on drawing itself
-                for _ in shown:
+            with Progress(console=Console(stderr=True), disable=quiet) as bar:
+                for _ in bar.track(done, len(mine), description=title):
                     pass
 
         together(look)
