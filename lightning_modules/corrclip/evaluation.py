@@ -12,9 +12,10 @@ from lightning_modules.metrics.segmentation import SegmentationScores
 from lightning_modules.metrics.segmentation_controls import majority_class, oracle_map
 from lightning_modules.metrics.segmentation_intervals import bootstrap_mean_iou
 
-NOTES = (
-    "floor: every pixel of the class with most pixels; miou_random_text: random vectors in place of the texts; "
-    "miou_oracle: each region its true class, the ceiling of the mask source"
+FLOOR = "floor: every pixel of the class with most pixels"
+CONTROLS = (
+    "miou_random_text: random vectors in place of the texts; miou_oracle: each region its true class, the ceiling of "
+    "the mask source"
 )
 PAPER_ORDER = ("voc21", "voc20", "context59", "context60", "cityscapes", "ade20k", "coco_stuff", "coco_object")
 # mIoU in that order: Zhang et al., CorrCLIP, ICCV 2025, and its code's README; OpenAI's weights by OV-Stitcher's table.
@@ -67,14 +68,14 @@ class Evaluation(nn.Module):
         self.oracle.update(best, targets, index)
 
     def values(self, controls: bool) -> dict[str, float]:
-        """The scores, with ``controls`` also interval, floor and controls; and all forgotten for the next time."""
+        """The scores with their floor; with ``controls`` also interval and controls."""
         values = self.scores.compute()
         values["boundary_iou"] = values.pop("boundary_miou")  # named apart: the floor of miou is none of it
+        counts, _ = self.scores.collected()
+        floor = majority_class(counts)
+        values["random_miou"], values["random_pixel_accuracy"] = floor["miou"], floor["pixel_accuracy"]
         if controls:
-            counts, _ = self.scores.collected()
             _, values["miou_low"], values["miou_high"] = bootstrap_mean_iou(counts)
-            floor = majority_class(counts)
-            values["random_miou"], values["random_pixel_accuracy"] = floor["miou"], floor["pixel_accuracy"]
             values["miou_random_text"] = self.control.compute()["miou"]
             values["miou_oracle"] = self.oracle.compute()["miou"]
         return values

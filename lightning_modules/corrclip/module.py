@@ -14,7 +14,7 @@ from lightning_modules.backbones.guide import ClipGuide, Guide
 from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.base import BaseModule
 from lightning_modules.corrclip.correlation import Unsegmented
-from lightning_modules.corrclip.evaluation import NOTES, Evaluation, benchmark_rows, random_text
+from lightning_modules.corrclip.evaluation import CONTROLS, FLOOR, Evaluation, benchmark_rows, random_text
 from lightning_modules.corrclip.features import Similarity
 from lightning_modules.corrclip.prompts import Classes, first_names, prompt_classes, read_lines, split_lines
 from lightning_modules.corrclip.segmenter import Segmenter
@@ -243,10 +243,11 @@ class CorrClipSegmentation(BaseModule):
 
     def result_notes(self) -> dict[str, Any]:
         """What the figures mean."""
+        notes = [self.evaluations[0].scores.convention, FLOOR, *([CONTROLS] if self.trainer.testing else [])]
         counts = {f"n_{name}": count for name, count in getattr(self, "num_scored", {}).items()}
         return {
             **counts,
-            "convention": self.evaluations[0].scores.convention + (f"; {NOTES}" if self.trainer.testing else ""),
+            "convention": "; ".join(notes),
             "headline": list(HEADLINE),
         }
 

@@ -78,6 +78,10 @@ def test_it_beats_the_plain_clip_and_batches_change_nothing(run_cli, place) -> N
     assert floors["test/pixel_accuracy"] == pytest.approx(shares.max().item())
     assert floors["test/miou"] == pytest.approx(shares.max().item() / int((shares > 0).sum()))
     assert "test/boundary_iou" not in floors
+    run_cli("validate", "-c", "config.yaml")
+    block = json.loads((place / "runs/corr/results.json").read_text())["validate"]
+    assert block["floors"]["val/miou"] == pytest.approx(floors["test/miou"])
+    assert block["metrics"]["val/miou"] == pytest.approx(found["test/miou"], abs=1e-6)
     assert len(list((place / "masks").rglob("*.npz"))) == 8
     plain = ["similarity", "clip_qk", "scope", "false", "alpha", "0", "beta", "0", "correction", "false"]
     words = [f"--model.{word}" if i % 2 == 0 else word for i, word in enumerate(plain)]
