@@ -92,17 +92,28 @@ class SegmentationData(BaseDataModule):
             raise FileNotFoundError(f"Dataset folder {self.root} does not exist. Set root to the dataset's folder.")
         return self.read()
 
+    @cached_property
+    def predict_files(self) -> SegmentationFiles:
+        """The pictures of ``predict_images``, looked for once; without label maps.
+
+        Raises:
+            FileNotFoundError: There is no such picture or folder, or no picture in it.
+        """
+        place = Path(str(self.predict_images)).expanduser()
+        folder, images = (place.parent, [place]) if place.is_file() else (place, find_images(place))
+        return SegmentationFiles([path.relative_to(folder).as_posix() for path in images], images)
+
     def setup(self, stage: str) -> None:
         """Look for the files of a stage, before networks are loaded and masks are made."""
-        if stage == "predict" and self.predict_images is not None:
-            self._folder(self.predict_images)
-        else:
-            self.files  # noqa: B018 - looks for them
+        self.files_of(stage)
+
+    def files_of(self, part: str) -> SegmentationFiles:
+        """The files of the set, or with ``predict_images`` and part ``predict`` those of that folder."""
+        return self.files if part != "predict" or self.predict_images is None else self.predict_files
 
     def dataset(self, part: str = "test") -> SegmentationDataset:
         """The set, or with ``predict_images`` and part ``predict`` that folder; ``index`` is the position here."""
-        files = self.files if part != "predict" or self.predict_images is None else self._folder(self.predict_images)
-        return SegmentationDataset(files, self.num_classes, self._regions)
+        return SegmentationDataset(self.files_of(part), self.num_classes, self._regions)
 
     def build_masks(self) -> None:
         """Make all masks that ``test`` or ``predict`` would: of the set, if it is there, and of ``predict_images``."""
@@ -123,11 +134,6 @@ class SegmentationData(BaseDataModule):
     @cached_property
     def _regions(self) -> MaskCache | None:
         return None if self.masks is None else MaskCache(self.masks, self.mask_cache)
-
-    def _folder(self, name: str) -> SegmentationFiles:
-        place = Path(name).expanduser()
-        folder, images = (place.parent, [place]) if place.is_file() else (place, find_images(place))
-        return SegmentationFiles([path.relative_to(folder).as_posix() for path in images], images)
 
     def _scored_loader(self, part: str) -> DataLoader[Any]:
         dataset = self.dataset(part)

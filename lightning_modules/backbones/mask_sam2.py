@@ -30,12 +30,20 @@ class TransformersSam(PointMasks):
     """What SAM 2 and SAM 3 of transformers share; see :class:`Sam2` and :class:`Sam3`."""
 
     label: str
+    published: str  # hub id
     licence = ""
 
-    def __init__(self, path: str, points: PointGrid, order: Order, precision: Precision, device: str) -> None:
+    def __init__(
+        self,
+        path: str | None = None,
+        points: PointGrid = SAM2_POINTS,
+        order: Order = "ascending",
+        precision: Precision = "32-true",
+        device: str = "auto",
+    ) -> None:
         super().__init__(points, order)
         check_precision(precision)
-        self.path, self.precision, self.device_name = path, precision, device
+        self.path, self.precision, self.device_name = path or self.published, precision, device
 
     @property
     def name(self) -> str:
@@ -104,7 +112,7 @@ class Sam2(TransformersSam):
     those thresholds are not published, the nearest known are 0.7 and 0.7 with three masks a point.
 
     Args:
-        path: Hub id, or a local folder with config.json and model.safetensors.
+        path: Hub id, or a local folder with config.json and model.safetensors; None = ``facebook/sam2-hiera-large``.
         points: The grid of points and all thresholds.
         order: Painting order by area; ``ascending`` lets large masks cover small ones, as CorrCLIP does.
         precision: ``32-true``, or autocast to ``16-mixed`` or ``bf16-mixed``.
@@ -114,17 +122,7 @@ class Sam2(TransformersSam):
         Ravi et al., SAM 2: Segment Anything in Images and Videos, ICLR 2025.
     """
 
-    label = "sam2"
-
-    def __init__(
-        self,
-        path: str = "facebook/sam2-hiera-large",
-        points: PointGrid = SAM2_POINTS,
-        order: Order = "ascending",
-        precision: Precision = "32-true",
-        device: str = "auto",
-    ) -> None:
-        super().__init__(path, points, order, precision, device)
+    label, published = "sam2", "facebook/sam2-hiera-large"
 
     def classes(self) -> tuple[Any, Any]:
         """``Sam2Model`` and its processor."""
@@ -135,7 +133,7 @@ class Sam3(TransformersSam):
     """Automatic masks of SAM 3 through transformers, by its part that takes points (its tracker).
 
     Args:
-        path: Hub id, or a local folder with config.json and model.safetensors.
+        path: Hub id, or a local folder with config.json and model.safetensors; None = ``facebook/sam3``.
         points: The grid of points and all thresholds.
         order: Painting order by area; ``ascending`` lets large masks cover small ones, as CorrCLIP does.
         precision: ``32-true``, or autocast to ``16-mixed`` or ``bf16-mixed``.
@@ -145,18 +143,8 @@ class Sam3(TransformersSam):
         Carion et al., SAM 3: Segment Anything with Concepts, 2025.
     """
 
-    label = "sam3"
+    label, published = "sam3", "facebook/sam3"
     licence = "(its licence has to be accepted on that page first)"
-
-    def __init__(
-        self,
-        path: str = "facebook/sam3",
-        points: PointGrid = SAM2_POINTS,
-        order: Order = "ascending",
-        precision: Precision = "32-true",
-        device: str = "auto",
-    ) -> None:
-        super().__init__(path, points, order, precision, device)
 
     def classes(self) -> tuple[Any, Any]:
         """``Sam3TrackerModel`` and its processor."""

@@ -1,47 +1,12 @@
-"""Regions of a picture: id maps of masks, labels on a grid of patches, and the union of regions that look alike."""
+"""Regions of a picture: labels on a grid of patches, and the union of regions that look alike."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Order = Literal["ascending", "descending"]
 MAX_ID = 65535  # id maps are kept as uint16
-
-
-def paint_regions(masks: Tensor, order: Order = "ascending") -> Tensor:
-    """One id map of masks that may overlap.
-
-    Args:
-        masks: ``(K, H, W)`` bool; K may be 0.
-        order: Order of painting by area. ``ascending``, as published, lets large masks cover small ones;
-            ``descending`` keeps the small ones visible. Masks of one area are painted in their own order.
-
-    Returns:
-        ``(H, W)`` int32: 0 where there is no mask, else 1 for the mask painted first, up to K.
-
-    Raises:
-        ValueError: Masks of another shape or type, more than 65535 of them, or an unknown order.
-
-    Example:
-        >>> masks = torch.tensor([[[1, 1, 1, 0]], [[0, 0, 1, 0]]]).bool()
-        >>> paint_regions(masks).tolist(), paint_regions(masks, "descending").tolist()
-        ([[2, 2, 2, 0]], [[1, 1, 2, 0]])
-    """
-    if masks.ndim != 3 or masks.dtype != torch.bool:
-        raise ValueError(f"masks are {masks.dtype} of shape {tuple(masks.shape)}; bool masks (K, H, W) are needed.")
-    if len(masks) > MAX_ID:
-        raise ValueError(f"There are {len(masks)} masks; an id map of 16 bits holds {MAX_ID}. Filter them first.")
-    if order not in ("ascending", "descending"):
-        raise ValueError(f"There is no painting order '{order}'; known: ascending, descending.")
-    areas = masks.flatten(1).sum(1)
-    painted = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
-    for number, index in enumerate(areas.argsort(descending=order == "descending", stable=True), 1):
-        painted.masked_fill_(masks[index], number)
-    return painted
 
 
 def check_ids(instance_mask: Tensor, shape: tuple[int, ...]) -> None:

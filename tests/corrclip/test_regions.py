@@ -11,23 +11,10 @@ from lightning_modules.corrclip.regions import (
     check_ids,
     cluster_roots,
     merge_regions,
-    paint_regions,
     region_labels,
     region_means,
     region_ranks,
 )
-
-
-def painted_pixel_by_pixel(masks: np.ndarray, descending: bool) -> np.ndarray:
-    areas = [mask.sum() for mask in masks]
-    order = sorted(range(len(masks)), key=lambda index: -areas[index] if descending else areas[index])
-    found = np.zeros(masks.shape[1:], dtype=np.int32)
-    for row in range(found.shape[0]):
-        for column in range(found.shape[1]):
-            for number, index in enumerate(order, 1):
-                if masks[index, row, column]:
-                    found[row, column] = number
-    return found
 
 
 def dbscan(similarity: np.ndarray, eps: float) -> np.ndarray:
@@ -51,33 +38,6 @@ def merged_region_by_region(features: np.ndarray, labels: np.ndarray, eps: float
         for each, cluster in zip(ids[1:], dbscan(means @ means.T, eps), strict=True):
             found[labels == each] = cluster + 1
     return found
-
-
-@pytest.mark.parametrize("descending", [False, True])
-def test_overlapping_masks_are_painted_by_area(descending) -> None:
-    generator = np.random.default_rng(0)
-    for count in (1, 2, 7):
-        masks = generator.random((count, 5, 6)) < generator.random((count, 1, 1))
-        masks[0] = masks[-1][::-1]  # two of one area: the order given decides
-        found = paint_regions(torch.from_numpy(masks), "descending" if descending else "ascending")
-        np.testing.assert_array_equal(found.numpy(), painted_pixel_by_pixel(masks, descending))
-
-
-def test_a_large_mask_covers_a_small_one() -> None:
-    masks = torch.zeros(2, 2, 3, dtype=torch.bool)
-    masks[0], masks[1, 0, 0] = True, True
-    assert paint_regions(masks).tolist() == [[2, 2, 2], [2, 2, 2]]
-    assert paint_regions(masks, "descending").tolist() == [[2, 1, 1], [1, 1, 1]]
-    assert paint_regions(masks[:0]).tolist() == [[0, 0, 0], [0, 0, 0]]
-
-
-def test_masks_that_cannot_be_painted() -> None:
-    with pytest.raises(ValueError, match=r"torch.int64 of shape \(2, 3\)"):
-        paint_regions(torch.ones(2, 3).long())
-    with pytest.raises(ValueError, match="65536 masks"):
-        paint_regions(torch.ones(1, 1, 1, dtype=torch.bool).expand(65536, 1, 1))
-    with pytest.raises(ValueError, match="'random'"):
-        paint_regions(torch.ones(1, 1, 1, dtype=torch.bool), "random")
 
 
 @pytest.mark.parametrize(("size", "grid"), [((6, 8), (3, 4)), ((7, 5), (3, 2)), ((2, 3), (5, 6)), ((1, 1), (2, 2))])

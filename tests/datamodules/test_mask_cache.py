@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class Bright:
 class Slow(Bright):
     """Has a model, which it loads at first use."""
 
-    loads: list = []  # noqa: RUF012 - shared with copies
+    loads: ClassVar[list[int]] = []  # shared with copies
 
     @cached_property
     def model(self):
@@ -257,6 +258,7 @@ def test_the_model_of_a_source_goes_when_the_masks_are_made(tmp_path):
 SCRIPT = """
 import os, sys
 from pathlib import Path
+from typing import ClassVar
 import torch
 from datamodules.mask_cache import MaskCache
 
