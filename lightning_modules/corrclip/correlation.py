@@ -53,7 +53,7 @@ def interaction_matrix(
     region = (labels + regions * torch.arange(len(labels), device=labels.device)[:, None]).flatten()  # (BN,)
     scores = similarity.flatten(0, 1)  # (BN, N)
     allowed = torch.empty_like(scores, dtype=torch.bool)
-    rows = len(scores) if scores.is_cuda else max(1, STRIP // scores.shape[1])
+    rows = len(scores) if scores.device.type != "cpu" else max(1, STRIP // scores.shape[1])
     buffer = scores.new_empty(min(rows, len(scores)), scores.shape[1])
     for part in (slice(start, start + rows) for start in range(0, len(scores), rows)):
         row = buffer[: len(region[part])]

@@ -90,7 +90,7 @@ def region_means(features: Tensor, labels: Tensor, num_regions: int) -> Tensor:
         [[[2.0], [5.0], [0.0]]]
     """
     features = features if features.dtype == torch.float64 else features.float()
-    if features.is_cuda:  # a sum in a fixed order, which index_add has not got there
+    if features.device.type != "cpu":  # a sum in a fixed order, which index_add has not got there
         inside = labels[:, None] == torch.arange(num_regions, device=labels.device)[:, None]  # (B, R, N)
         return inside.to(features.dtype) @ features / inside.sum(-1, keepdim=True).clamp(min=1)
     cells = (labels + num_regions * torch.arange(len(labels))[:, None]).flatten()

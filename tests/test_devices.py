@@ -1,0 +1,131 @@
+"""Every method on a device as strict as a GPU: nothing mixes devices, and the figures are those of the CPU."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import pytest
+from processes import launch
+
+from datamodules.scenes.dior_layout import write_dior
+from datamodules.scenes.layouts import write_coco
+from datamodules.scenes.voc_layout import write_voc
+
+RUN = """
+import json, sys
+from pathlib import Path
+import strict_device
+import cli
+folder, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
+for device in ("cpu", "strict"):
+    for command in commands:
+        hardware = ["--trainer.accelerator", device] + (["--trainer.strategy", "strict"] if device == "strict" else [])
+        cli.main([*command, *hardware, "--trainer.default_root_dir", str(folder / device)])
+(folder / "operations").write_text(str(sum(strict_device.operations.values())))
+"""
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+QUIET += ["--trainer.log_every_n_steps", "1"]
+
+
+MIXED = """
+import torch
+from strict_device import DEVICE
+
+def refused(call):
+    try:
+        call()
+    except (RuntimeError, TypeError):
+        return True
+
+here, there = torch.arange(4.0), torch.arange(4.0, device=DEVICE)
+assert refused(lambda: here + there) and refused(lambda: torch.cat([here, there]))
+assert refused(lambda: here[there.long()]) and refused(lambda: there.numpy())
+assert refused(lambda: there.long()[None] @ there.long()[:, None])
+assert refused(lambda: torch.randperm(4, device=DEVICE, generator=torch.Generator()))
+assert there[here.long()].tolist() == (there + torch.tensor(0.0)).cpu().tolist() == [0, 1, 2, 3]
+weight = torch.nn.Parameter(there)
+(weight * weight).sum().backward()
+assert weight.grad.device == DEVICE and weight.grad.tolist() == [0, 2, 4, 6]
+"""
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("worlds")
+    write_coco(folder / "coco", 60, 20)
+    write_dior(folder / "dior", 40)
+    write_voc(folder / "voc", 30)
+    return folder
+
+
+def compare(tmp_path, *commands, rel=1e-5):
+    """Run the commands on the CPU and on the strict device; the metrics of both."""
+    launch(RUN, 1, tmp_path, json.dumps([[str(word) for word in chain(command, QUIET)] for command in commands]))
+    here, there = (
+        json.loads((tmp_path / device / "results.json").read_text())["test"]["metrics"] for device in ("cpu", "strict")
+    )
+    assert int((tmp_path / "operations").read_text()) > 1000
+    assert there == pytest.approx(here, rel=rel, abs=1e-6, nan_ok=True)
+
+
+def options(prefix, **values):
+    """``--prefix.key value`` for each."""
+    return list(chain.from_iterable((f"--{prefix}.{key}", value) for key, value in values.items()))
+
+
+def cached(worlds, tmp_path, **images):
+    """The generated images in COCO's layout through the feature cache."""
+    source = "data.init_args.source.init_args"
+    images |= {"root": worlds / "coco", "split_dir": tmp_path / "splits", "num_workers": 0}
+    return options(source, root=tmp_path / "cache") + options(f"{source}.data.init_args", **images)
+
+
+def boxes(worlds, tmp_path):
+    return options("data.init_args", root=worlds / "dior", split_dir=tmp_path / "splits", batch_size=8)
+
+
+def test_the_strict_device_is_strict():
+    launch(MIXED, 1)
+
+
+def test_hashing(worlds, tmp_path):
+    data = [*cached(worlds, tmp_path, num_query=10, num_train=40), *options("data.init_args", batch_size=16)]
+    tiny = options("data.init_args.source.init_args", encoder="lightning_modules.backbones.TinyClip")
+    model = options("model.init_args", hidden=128)
+    run = ["-c", "configs/hashing/coco.yaml", "-c", "configs/hashing/method/hashnet.yaml", *tiny, *data, *model]
+    fit = ["fit", *run, "--trainer.max_epochs", 1]
+    compare(tmp_path, fit, ["test", *run, "--ckpt_path", "last"], ["predict", *run, "--ckpt_path", "last"])
+
+
+def test_multilabel(worlds, tmp_path):
+    data = [*cached(worlds, tmp_path), *options("data.init_args", batch_size=16, num_folds=2)]
+    run = ["-c", "configs/multilabel/world.yaml", "-c", "configs/multilabel/method/knn.yaml", *data]
+    fit = ["fit", *run, "--trainer.max_epochs", 1]
+    compare(tmp_path, fit, ["test", *run, "--ckpt_path", "best"], ["predict", *run, "--ckpt_path", "best"])
+
+
+def test_heatmap_adapter(worlds, tmp_path):
+    run = ["-c", "configs/heatmap/world.yaml", "-c", "configs/heatmap/method/lora.yaml", *boxes(worlds, tmp_path)]
+    fit = ["fit", *run, "--trainer.max_epochs", 2]
+    compare(tmp_path, fit, ["test", *run, "--ckpt_path", "last"])
+
+
+def test_detection(worlds, tmp_path):
+    mining = options("trainer.callbacks.init_args", every_n_epochs=1, start_epoch=1, strategy="tide")
+    run = ["fit", "-c", "configs/detection/world.yaml", *boxes(worlds, tmp_path), *mining]
+    compare(tmp_path, [*run, "--trainer.max_epochs", 3])
+
+
+def test_corrclip(worlds, tmp_path):
+    data = options("data.init_args", root=worlds / "voc", mask_cache=tmp_path / "masks", batch_size=4)
+    run = ["-c", "configs/corrclip/world.yaml", *data]
+    compare(tmp_path, ["test", *run], ["predict", *run])
+
+
+def test_pretraining(tmp_path):
+    model = options("model.init_args", export=tmp_path / "tiny.safetensors")
+    data = options("data.init_args", num_train=16, num_val=16, num_test=16, batch_size=8)
+    limits = options("trainer", val_check_interval=2)
+    fit = ["fit", "-c", "configs/contrastive/tiny_clip.yaml", *model, *data, *limits]
+    compare(tmp_path, [*fit, "--test_after_fit", "true"])
