@@ -25,17 +25,18 @@ class BoxWriter(BasePredictionWriter):
 
     ``boxes.json`` is a COCO data set: ``images`` (``file_name`` is the id of the image), ``categories`` and
     ``annotations``, with the ``score`` beside ``bbox`` (x, y, width, height in pixels) and ``area``. ``results.json``
-    is COCO's list of results: ``image_id``, ``category_id``, ``bbox``, ``score``. Ids count from 1: an ``image_id`` is
-    the image's position in the part plus 1 and a ``category_id`` the label plus 1, as in the files of the datamodule's
-    ``export_coco``. Boxes of an image stand in the order of their scores. Several processes write one file, with each
-    image once. A file is replaced in one step, when it is whole.
+    is COCO's list of results: ``image_id``, ``category_id``, ``bbox``, ``score``. Ids are those of the COCO file that
+    was predicted on. Where there is none they count from 1: an ``image_id`` is the image's position in the part plus 1
+    and a ``category_id`` the label plus 1. Both are as in the files of the datamodule's ``export_coco``. With ``tile``
+    images are tiles, which no such file has; the printed line says so. Boxes of an image stand in the order of their
+    scores. Several processes write one file, with each image once. A file is replaced in one step, when it is whole.
 
     The first ``max_pictures`` images are drawn with their 20 strongest boxes.
 
     The module's ``predict_step`` must return a list with a dict for each image: ``index``, ``id``, ``size`` (height,
     width), ``names`` of the classes, ``boxes`` (n, 4) xyxy in pixels, ``scores`` and ``labels`` (n,). Pictures come
-    from ``datamodule.picture(part, index)``; the part is ``predict`` where ``datamodule.predict_images`` is set, else
-    ``test``. Without such a datamodule none are drawn.
+    from ``datamodule.picture(part, index)`` and ids from ``datamodule.records(part)``; the part is ``predict`` where
+    ``datamodule.predict_images`` is set, else ``test``. Without such a datamodule none are drawn.
 
     Args:
         folder: Folder to write to; None = ``predictions`` in the folder of the run.
@@ -70,28 +71,39 @@ class BoxWriter(BasePredictionWriter):
         records = gather_images([plain_record(image) for image in images])
         if not trainer.is_global_zero or trainer.fast_dev_run or not records:
             return
-        data = coco_boxes(records)
+        source = getattr(trainer, "datamodule", None)
+        items = source.records(part_of(source)) if hasattr(source, "records") else None
+        own = records[0]["names"] == list(getattr(source, "display_names", ()))  # else the classes are not the file's
+        kinds = getattr(items, "category_ids", None) if own else None
+        data = coco_boxes(records, getattr(items, "image_ids", None), kinds)
         results = [{key: box[key] for key in RESULT} for box in data["annotations"]]
         for name, content in (("boxes.json", data), ("results.json", results)):
             text = json.dumps(content, ensure_ascii=False).encode()
             replace_file(folder / name, lambda file, text=text: file.write(text))
-        drawn = self._draw(folder / "pictures", records, getattr(trainer, "datamodule", None))
+        drawn = self._draw(folder / "pictures", records, source)
+        tiled = getattr(items, "windows", None) is not None
         print(
-            f"{len(results)} boxes in {len(records)} images written to {folder} "
+            f"{len(results)} boxes in {len(records)} {'tiles' if tiled else 'images'} written to {folder} "
             f"(boxes.json, results.json, {drawn} pictures)"
+            + "; results.json fits no annotations of whole pictures, for that leave out data.tile"
+            * tiled
         )
 
     def _draw(self, folder: Path, records: Sequence[Mapping[str, Any]], data: Any) -> int:
         if not hasattr(data, "picture"):
             return 0
-        part = "predict" if getattr(data, "predict_images", None) else "test"
         for record in records[: self.max_pictures]:
-            image = data.picture(part, record["index"])
+            image = data.picture(part_of(data), record["index"])
             drawn = draw_boxes(image, drawn_boxes(record), max(SIDE, *image.size))
             replace_file(
                 folder / picture_name(record["id"]), lambda file, drawn=drawn: drawn.save(file, "PNG", compress_level=1)
             )
         return min(self.max_pictures, len(records))
+
+
+def part_of(data: Any) -> str:
+    """The part of a datamodule that ``predict`` takes."""
+    return "predict" if getattr(data, "predict_images", None) else "test"
 
 
 def plain_record(image: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,19 +139,24 @@ def gather_images(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [by_index[index] for index in sorted(by_index)]
 
 
-def coco_boxes(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def coco_boxes(
+    records: Sequence[Mapping[str, Any]], image_ids: Sequence[Any] | None = None, kinds: Sequence[Any] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Predictions as a COCO data set.
 
     Args:
         records: Those of :func:`plain_record`, at least one.
+        image_ids: Id of each image of the part, by its index; None = they count from 1.
+        kinds: Id of each category, by its label; None = they count from 1.
 
     Returns:
         ``images``, ``categories`` and ``annotations``; see :class:`BoxWriter`.
     """
+    kinds = kinds or range(1, len(records[0]["names"]) + 1)
     images, annotations = [], []
     for record in records:
         height, width = record["size"]
-        number = record["index"] + 1
+        number = image_ids[record["index"]] if image_ids else record["index"] + 1
         images.append({"id": number, "file_name": record["id"], "width": width, "height": height})
         columns = (record[name] for name in ("boxes", "scores", "labels"))
         for (left, top, right, bottom), score, label in zip(*columns, strict=True):
@@ -148,14 +165,14 @@ def coco_boxes(records: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str,
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": label + 1,
+                    "category_id": kinds[label],
                     "bbox": [left, top, across, down],
                     "score": score,
                     "area": across * down,
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": number, "name": name} for number, name in enumerate(records[0]["names"], 1)]
+    categories = [{"id": number, "name": name} for number, name in zip(kinds, records[0]["names"], strict=True)]
     return {"images": images, "categories": categories, "annotations": annotations}
 
 

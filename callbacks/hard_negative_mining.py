@@ -125,6 +125,12 @@ class HardNegativeMining(Callback):
                     f"HardNegativeMining: {type(pl_module).__name__} has no {name}. Use a module of lightning_modules."
                     "detection, another strategy or act_on, or remove the callback."
                 )
+        number = len(self.confidence_threshold) if isinstance(self.confidence_threshold, list) else None
+        if number not in (None, len(names := list(pl_module.names))):
+            raise ValueError(
+                f"HardNegativeMining: confidence_threshold lists {number} values and there are {len(names)} classes "
+                f"({', '.join(names)}); give one, or one for each."
+            )
         if self.hardness is not None:
             self.act(trainer, pl_module)
 
@@ -157,7 +163,7 @@ class HardNegativeMining(Callback):
         self.act(trainer, pl_module)
         report = miner.generate_report()
         types = {f"num_{name}": number for name, number in report["statistics"]["types"].items()}
-        numbers = {**report["metrics"], **types, "hard_images": int((self.hardness > 0).sum())}
+        numbers = {**report["metrics"], **types, "hard_images": int(self.hard().sum())}
         logged = {f"mining/{name}": float(value) for name, value in numbers.items()}
         pl_module.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         folder = run_folder(trainer) / "hard_negatives" / f"epoch_{trainer.current_epoch + 1:03d}"  # asks all processes
@@ -167,7 +173,7 @@ class HardNegativeMining(Callback):
             mined = MiningRound(report, records, data, names, ids, partial(source.picture, "train"), title, settings)
             write_mining_report(folder, mined, self.crops)
             log_mining(trainer.loggers, mined, folder, trainer.global_step)
-            hard = int((self.weights() > self.weights().min()).sum())
+            hard = int(self.hard().sum())
             print(f"{len(records)} hard negatives; {hard} of {len(ids)} images weigh more from here on; see {folder}")
 
     def look(self, trainer: Trainer, pl_module: LightningModule) -> tuple[DetectionSet, list[int], list[float] | None]:
@@ -196,6 +202,11 @@ class HardNegativeMining(Callback):
             weights = weights[torch.randperm(len(weights), generator=torch.Generator().manual_seed(0))]
         return weights
 
+    def hard(self) -> Tensor:
+        """Which training images weigh more than others, (N,) bool."""
+        weights = self.weights()
+        return weights > weights.min()
+
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give sampler or losses the weights, and the module what was cut out."""
         weights, module, data = self.weights(), pl_module, trainer.datamodule
@@ -204,7 +215,7 @@ class HardNegativeMining(Callback):
         elif self.act_on == "loss":
             module.image_weights = (weights * len(weights)).float().to(module.device)
         if hasattr(module, "hard_images"):
-            module.hard_images = (self.hardness > 0).to(module.device)
+            module.hard_images = self.hard().to(module.device)
         if self.patches:
             module.patches = self.cut
 

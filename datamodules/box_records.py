@@ -12,7 +12,7 @@ import numpy as np
 
 SLACK = 1.0  # pixels by which a box may leave its picture; rounding does that
 MIN_VISIBLE = 0.5  # share of a box that a tile must hold for the object to count there
-LISTS = ("ids", "paths", "boxes", "box_labels", "ignore", "polygons", "windows")  # columns that are lists
+LISTS = ("ids", "paths", "boxes", "box_labels", "ignore", "polygons", "windows", "image_ids")  # columns that are lists
 Window = tuple[int, int, int, int]
 
 
@@ -31,6 +31,8 @@ class BoxRecords:
         polygons: For each item ``(K, 4, 2)`` float32 corners ``xy``, where the set has oriented boxes. Corners may lie
             outside the item.
         windows: For each item the part ``(left, top, right, bottom)`` of its file that it is; None = whole files.
+        image_ids: The id of each item in the one COCO file that all come from; None = there is no such file.
+        category_ids: The id of each class there.
     """
 
     ids: list[str]
@@ -42,6 +44,8 @@ class BoxRecords:
     class_names: list[str]
     polygons: list[np.ndarray] | None = None
     windows: list[Window] | None = None
+    image_ids: list[Any] | None = None
+    category_ids: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,10 +65,13 @@ class BoxRecords:
 
 
 def join_records(parts: Sequence[BoxRecords]) -> BoxRecords:
-    """Several parts of one set, one after another; they have the same columns and classes."""
-    columns = {name: [getattr(part, name) for part in parts] for name in LISTS}
+    """Several parts of one set, one after another; they have the same columns and classes.
+
+    The ``image_ids`` go, as two files may have the same.
+    """
+    columns = {name: [getattr(part, name) for part in parts] for name in LISTS if name != "image_ids"}
     joined = {name: [v for values in lists for v in values] for name, lists in columns.items() if lists[0] is not None}
-    return replace(parts[0], sizes=np.concatenate([part.sizes for part in parts]), **joined)
+    return replace(parts[0], sizes=np.concatenate([part.sizes for part in parts]), image_ids=None, **joined)
 
 
 class Entry(NamedTuple):
@@ -232,9 +239,9 @@ def tile_records(records: BoxRecords, tile: int, overlap: int) -> BoxRecords:
         overlap: Pixels that neighbouring tiles share, less than ``tile``.
 
     Returns:
-        The tiles of each picture, row by row, with their ``windows``.
+        The tiles of each picture, row by row, with their ``windows`` and without ``image_ids``.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in LISTS}
+    columns: dict[str, list[Any]] = {name: [] for name in LISTS if name != "image_ids"}
     for row, (height, width) in enumerate(records.sizes.tolist()):
         lefts, tops = (tile_starts(length, tile, overlap) for length in (width, height))
         for left, top in [(left, top) for top in tops for left in lefts]:
@@ -253,4 +260,4 @@ def tile_records(records: BoxRecords, tile: int, overlap: int) -> BoxRecords:
     windows = np.array(columns["windows"], np.int64).reshape(-1, 4)
     if records.polygons is None:
         del columns["polygons"]
-    return replace(records, sizes=(windows[:, 2:] - windows[:, :2])[:, ::-1].copy(), **columns)
+    return replace(records, sizes=(windows[:, 2:] - windows[:, :2])[:, ::-1].copy(), image_ids=None, **columns)

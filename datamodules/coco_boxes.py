@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
         root: Ids are the paths of the pictures from here.
 
     Returns:
-        Pictures and categories in the order of the file.
+        Pictures and categories in the order of the file, with their ids there.
 
     Raises:
         FileNotFoundError: The file or a picture is missing.
@@ -107,7 +108,8 @@ def read_coco_json(file: Path, folder: Path, root: Path) -> BoxRecords:
         check_size((height, width), size, where)
         objects.append(check_objects(listing.entries.get(key, []), size, where))
     ids = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
-    return gather(ids, paths, sizes, objects, listing.class_names, oriented=False)
+    records = gather(ids, paths, sizes, objects, listing.class_names, oriented=False)
+    return replace(records, image_ids=list(listing.pictures), category_ids=list(listing.columns))
 
 
 def _areas(boxes: np.ndarray, polygons: np.ndarray | None) -> np.ndarray:
@@ -121,7 +123,8 @@ def _areas(boxes: np.ndarray, polygons: np.ndarray | None) -> np.ndarray:
 def write_coco_json(records: BoxRecords, path: Path, image_root: Path) -> None:
     """Write a detection set as COCO's JSON.
 
-    Ids count from 1. Ignored objects become crowd regions, which COCO's evaluation ignores. Oriented boxes are written
+    Pictures and categories keep the ids of the COCO file that they come from; else, and those of annotations, ids count
+    from 1. Ignored objects become crowd regions, which COCO's evaluation ignores. Oriented boxes are written
     as ``segmentation`` beside the box around them.
 
     Args:
@@ -136,7 +139,12 @@ def write_coco_json(records: BoxRecords, path: Path, image_root: Path) -> None:
         raise ValueError(f"{path}: tiles are parts of files, which COCO's JSON cannot name. Export whole pictures.")
     names = [Path(os.path.relpath(file, image_root)).as_posix() for file in records.paths]
     sizes = zip(names, records.sizes.tolist(), strict=True)
-    images = [{"id": i, "file_name": name, "width": w, "height": h} for i, (name, (h, w)) in enumerate(sizes, 1)]
+    numbers = records.image_ids or range(1, len(names) + 1)
+    kinds = records.category_ids or range(1, len(records.class_names) + 1)
+    images = [
+        {"id": number, "file_name": name, "width": width, "height": height}
+        for number, (name, (height, width)) in zip(numbers, sizes, strict=True)
+    ]
     annotations: list[dict[str, Any]] = []
     for row, image in enumerate(images):
         boxes = records.boxes[row].astype(np.float64)
@@ -147,14 +155,14 @@ def write_coco_json(records: BoxRecords, path: Path, image_root: Path) -> None:
                 {
                     "id": len(annotations) + 1,
                     "image_id": image["id"],
-                    "category_id": int(records.box_labels[row][k]) + 1,
+                    "category_id": kinds[int(records.box_labels[row][k])],
                     "bbox": xywh[k].tolist(),
                     "area": area,
                     "iscrowd": int(records.ignore[row][k]),
                     "segmentation": [] if polygons is None else [polygons[k].ravel().tolist()],
                 }
             )
-    categories = [{"id": column, "name": name} for column, name in enumerate(records.class_names, 1)]
+    categories = [{"id": number, "name": name} for number, name in zip(kinds, records.class_names, strict=True)]
     write_json(path, {"images": images, "annotations": annotations, "categories": categories})
 
 

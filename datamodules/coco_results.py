@@ -7,14 +7,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from datamodules.annotation_files import read_json
 from datamodules.box_dataset import check_size, read_sizes
-from datamodules.box_records import check_objects
+from datamodules.box_records import check_objects, normalise
 from datamodules.coco_boxes import Listing, list_coco_json
 from datamodules.pictures import read_picture
 
@@ -61,6 +62,7 @@ def read_coco_results(predictions: Path, annotations: Path, images: Path | None 
 
     Args:
         predictions: JSON list of ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``.
+            Beside a ``results.json`` that ``predict`` wrote, its ``boxes.json`` tells what the ids stand for.
         annotations: JSON with ``images``, ``annotations`` and ``categories``; crowd regions are ignored truths.
         images: Folder where the ``file_name`` of the pictures begin; None = sizes are those of the file.
 
@@ -69,7 +71,8 @@ def read_coco_results(predictions: Path, annotations: Path, images: Path | None 
 
     Raises:
         FileNotFoundError: A file or a picture is missing.
-        ValueError: A file or an entry of it is damaged; names the file, the entry (counted from 1) and the picture.
+        ValueError: A file or an entry of it is damaged; names the file, the entry (counted from 1) and the picture. Or
+            an id stands for another picture or class in ``boxes.json``.
 
     Example:
         >>> import tempfile
@@ -84,6 +87,7 @@ def read_coco_results(predictions: Path, annotations: Path, images: Path | None 
         ([[0.0, 0.0, 4.0, 2.0]], [0])
     """
     listing = list_coco_json(annotations)
+    _check_names(predictions, annotations, listing)
     truths = _truths(annotations, listing, images)
     entries = _read_list(predictions)
     columns = _columns(entries, listing)
@@ -96,6 +100,37 @@ def read_coco_results(predictions: Path, annotations: Path, images: Path | None 
     found = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in zip(*parts, strict=True)]
     names = [name for name, _, _ in listing.pictures.values()]
     return CocoResults(list(listing.pictures), names, listing.class_names, found, truths, images)
+
+
+def _check_names(predictions: Path, annotations: Path, listing: Listing) -> None:
+    """Refuse results whose ids stand for other pictures or classes, by the ``boxes.json`` beside them."""
+    beside = predictions.parent / "boxes.json"
+    if predictions.name != "results.json" or not beside.is_file():
+        return
+    content = read_json(beside, ("images", "categories"))
+    pictures = {key: name for key, (name, _, _) in listing.pictures.items()}
+    classes = dict(zip(listing.columns, listing.class_names, strict=True))
+    said = [("image_id", image["id"], image["file_name"], pictures, _same_picture) for image in content["images"]]
+    said += [("category_id", kind["id"], kind["name"], classes, _same_class) for kind in content["categories"]]
+    for what, key, name, known, same in said:
+        if key in known and not same(name, known[key]):
+            raise ValueError(
+                f"Predictions file {predictions}: by boxes.json beside it {what} {key} is {name}, but in {annotations} "
+                f"it is {known[key]}. Give the annotations that were predicted on, or those that the data's "
+                "export_coco writes; boxes of tiles have none."
+            )
+
+
+def _same_picture(a: str, b: str) -> bool:
+    """Whether two names can be of one file; first folders and the ending may be left out."""
+    (*above, last), (*over, end) = PurePosixPath(a).parts, PurePosixPath(b).parts
+    depth = min(len(above), len(over))
+    names = {last, PurePosixPath(last).stem} & {end, PurePosixPath(end).stem}
+    return bool(names) and above[len(above) - depth :] == over[len(over) - depth :]
+
+
+def _same_class(a: str, b: str) -> bool:
+    return normalise(a) == normalise(b)
 
 
 def _truths(file: Path, listing: Listing, folder: Path | None) -> list[dict[str, Any]]:
@@ -182,14 +217,15 @@ def _problem(entry: Any, listing: Listing) -> str:
     if not _is_in(key, listing.pictures):
         return (
             f": image_id {key!r} is not in the annotations, whose {len(listing.pictures)} ids begin "
-            f"{_some(listing.pictures)}. Give the annotations of the same pictures; `predict` counts images from 1, as "
-            "the files of the data's export_coco do."
+            f"{_some(listing.pictures)}. Give the annotations of the same pictures; `predict` keeps the ids of a COCO "
+            "file that it reads, and else counts images from 1, as the files of the data's export_coco do."
         )
     where = f" (image {listing.pictures[key][0]})"
     if not _is_in(category, listing.columns):
         return (
             f"{where}: category_id {category!r} is not in the annotations, whose {len(listing.columns)} ids begin "
-            f"{_some(listing.columns)}. Give the annotations with the same categories; `predict` writes label + 1."
+            f"{_some(listing.columns)}. Give the annotations with the same categories; `predict` keeps those of a "
+            "COCO file that it reads, and else writes label + 1."
         )
     if not _is_number(score):
         return f"{where}: score {score!r} is no finite number. {AGAIN}"

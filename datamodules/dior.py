@@ -87,7 +87,8 @@ class DIOR(DetectionData):
     Layout of ``root``: ``JPEGImages-trainval/<id>.jpg``, ``JPEGImages-test/<id>.jpg``, ``Annotations/Horizontal
     Bounding Boxes/<id>.xml`` or ``Annotations/Oriented Bounding Boxes/<id>.xml``, and
     ``ImageSets/Main/{train,val,test}.txt`` (5862, 5863 and 11,738 ids). Papers train on both with ``train_on:
-    trainval`` and test on test.
+    trainval`` and test on test. Difficult objects, where a file marks some, are ignored: as COCO's crowds they absorb
+    detections by the share of the detection that lies on them, where VOC's rule asks for their IoU.
 
     Classes are ``CLASSES``, in this order; names in files match without regard to case, ``-``, ``_`` and spaces.
     ``xmin`` to ``ymax`` and the corners are used as the XML has them.

@@ -67,8 +67,9 @@ class DOTA(DetectionData):
     """DOTA, or a set labelled like it: oriented boxes in large aerial images.
 
     Layout of ``root``: ``{train,val,test}/images/<id>.png`` and ``{train,val,test}/labelTxt/<id>.txt``. Boxes are those
-    around the four corners, which stay as ``polygons``; difficult objects are ignored. DOTA's images are up to
-    thousands of pixels wide: set ``tile``. DOTA publishes no labels of its test part.
+    around the four corners, which stay as ``polygons``. Difficult objects are ignored: as COCO's crowds they absorb
+    detections by the share of the detection that lies on them, where DOTA's rule asks for their IoU. DOTA's images are
+    up to thousands of pixels wide: set ``tile``. DOTA publishes no labels of its test part.
 
     Args:
         root: Folder of the dataset.

@@ -48,7 +48,7 @@ def analyse(mined: MiningRound) -> Analysis:
         average_precisions(matches)[0],
         bootstrap_average_precision(matches, REDRAWS),
         shuffled_precision(data, number),
-        rate_intervals(errors, confident(mined)),
+        rate_intervals(tide_errors(data, number, iou, NOTHING * iou, max(1, len(data.scores))), confident(mined)),
     )
 
 
@@ -62,7 +62,8 @@ def rate_intervals(errors: TideErrors, chosen: Bools) -> dict[str, tuple[float, 
     """95 % percentile bootstrap intervals of precision, recall and F1, images being drawn with replacement.
 
     Args:
-        errors: Of all predictions; matching is greedy by confidence, so less confident ones change nothing.
+        errors: Of all predictions, as the miner matches them without a limit of detections; matching is greedy by
+            confidence, so less confident ones change nothing.
         chosen: (D,) the predictions that count.
 
     Returns:
@@ -234,7 +235,9 @@ def conventions(mined: MiningRound) -> dict[str, str]:
     return {
         "matching": (
             f"COCO's, greedy by confidence and one to one within image and class, at IoU {iou:g}; ignored truths and "
-            f"crowds absorb predictions, at most {MAX_DETECTIONS} of an image and class count."
+            "crowds absorb predictions by the share of the prediction that lies on them. For AP, dAP and the errors of "
+            f"all predictions at most {MAX_DETECTIONS} of an image and class count; hard negatives and rates have no "
+            "such limit."
         ),
         "hard negatives": (
             "Errors of predictions from the confidence threshold on, and truths that those leave missed, as far as the "

@@ -99,7 +99,7 @@ def mined_tables(mined: MiningRound, found: Analysis) -> list[Table]:
     means = {
         "total_predictions": "all, whatever their confidence",
         "below_threshold": "predictions below the confidence threshold, set aside",
-        "ignored": "predictions that ignored truths absorb, or beyond 100 of an image and class",
+        "ignored": "predictions that ignored truths absorb",
         "true_positives": "confident predictions that find a truth",
         "false_positives": "confident predictions that find none",
         "false_negatives": "truths that no confident prediction finds",

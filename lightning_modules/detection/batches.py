@@ -14,7 +14,9 @@ def stacked(batch: Batch) -> Tensor:
     """The images of a batch as one tensor, uint8 (B, 3, S, S)."""
     if isinstance(batch["image"], Tensor):
         return batch["image"]
-    raise ValueError("Pictures of different sizes cannot be trained on. Set data.init_args.image_size, as 640.")
+    raise ValueError(
+        "Pictures of different sizes make no batch for this detector. Set data.init_args.image_size, as 640."
+    )
 
 
 def truths_of(batch: Batch) -> list[dict[str, Tensor]]:

@@ -26,7 +26,7 @@ from lightning_modules.metrics.boxes import Floats
 from lightning_modules.metrics.detection_curves import class_means
 from lightning_modules.metrics.detection_matching import DetectionSet, image_starts
 from lightning_modules.metrics.rows import Ints
-from lightning_modules.metrics.tide import DUPLICATE, MISSED, TYPES, tide_errors, tide_gains
+from lightning_modules.metrics.tide import DUPLICATE, MISSED, TYPES, TideErrors, tide_errors, tide_gains
 
 __all__ = [
     "HardNegative",
@@ -47,8 +47,9 @@ class HardNegativeMiner:
     """Finds the errors that a detector makes with confidence, image by image, and sums them up in a report.
 
     Predictions below the confidence threshold are counted and set aside. The others are matched to the truths one to
-    one (``match_flat``; what an ignored or crowd truth absorbs is no error), and what finds nothing gets its type of
-    error (``tide_errors``). A strategy weighs the errors; those with a weight are the hard negatives:
+    one (``match_flat``, without COCO's limit of 100, which would call a crowded picture's objects missed; what an
+    ignored or crowd truth absorbs is no error), and what finds nothing gets its type of error (``tide_errors``). A
+    strategy weighs the errors; those with a weight are the hard negatives:
 
     - ``confidence_based``: all but duplicates, by confidence; a missed truth, which had confidence 0, by 1.
     - ``iou_based``: false positives whose IoU lies within 0.1 of the threshold.
@@ -178,7 +179,7 @@ class HardNegativeMiner:
         confident = data.scores >= np.broadcast_to(self.confidence_threshold, num_classes)[data.labels]
         kept = np.flatnonzero(confident)
         rows = {name: getattr(data, name).take(kept, axis=0) for name in ("image", "boxes", "scores", "labels")}
-        errors = tide_errors(data._replace(**rows), num_classes, self.iou_threshold, NOTHING * self.iou_threshold)
+        errors = self._errors(data._replace(**rows), num_classes)
         records, place = error_records(errors, kept, image_starts(data.image, images), places, names)
         weights = np.asarray(self.weigh(records, data) if losses is None else hardness[place], dtype=np.float64)
         if losses is None:
@@ -207,7 +208,7 @@ class HardNegativeMiner:
             return np.where(errors.kind == MISSED, 1.0, sure)
         if self.strategy == "iou_based":
             return (errors.kind != MISSED) & (np.abs(errors.iou - self.iou_threshold) <= NEAR)
-        gains = tide_gains(tide_errors(data, self._num_classes(data), self.iou_threshold, NOTHING * self.iou_threshold))
+        gains = tide_gains(self._errors(data, self._num_classes(data)))
         number = np.bincount(errors.kind, minlength=len(TYPES))
         gain = np.array([max(0.0, float(class_means(gains[name]))) for name in TYPES])  # 0 where it is not a number
         return (gain / np.maximum(number, 1))[errors.kind]
@@ -217,7 +218,7 @@ class HardNegativeMiner:
 
         Returns:
             ``statistics``: ``total_predictions``, ``hard_negatives``, ``false_positives``, ``false_negatives``,
-            ``true_positives``, ``below_threshold``, ``ignored`` (absorbed, or beyond 100 of an image and class),
+            ``true_positives``, ``below_threshold``, ``ignored`` (absorbed by ignored truths),
             ``suspected_label_errors`` (of the hard negatives; they weigh nothing) and ``types``, the number of errors
             of each. ``metrics``: ``precision``, ``recall``, ``f1_score`` and ``hard_negative_rate``, hard negatives by
             predictions; NaN where nothing is to be divided.
@@ -267,6 +268,12 @@ class HardNegativeMiner:
         self.counts.update(total_predictions=total, below_threshold=below, ignored=total - below - hits - false)
         self.counts.update(true_positives=hits, false_positives=false, false_negatives=truths - hits)
         self.counts.update(dict(zip(TYPES, types, strict=True)))
+
+    def _errors(self, data: DetectionSet, num_classes: int) -> TideErrors:
+        """The errors among all predictions, however many an image has."""
+        return tide_errors(
+            data, num_classes, self.iou_threshold, NOTHING * self.iou_threshold, max(1, len(data.scores))
+        )
 
     def _num_classes(self, data: DetectionSet) -> int:
         """One for each threshold, else up to the highest label."""

@@ -14,9 +14,10 @@ from lightning_modules.backbones.onnx_detector import OnnxDetector
 from lightning_modules.base import BaseModule
 from lightning_modules.detection.augment import flip_half, jitter, paste_patches
 from lightning_modules.detection.batches import Batch, Target, stacked, targets_of, truths_of
+from lightning_modules.detection.class_names import check_stored, check_trained, given_names, in_data_classes
 from lightning_modules.detection.convnet import ConvDetector, Detections
 from lightning_modules.detection.distillation import distillation_losses, load_teacher
-from lightning_modules.detection.evaluation import HEADLINE, IOUS, class_rows, coco_scores, full_scores
+from lightning_modules.detection.evaluation import HEADLINE, IOUS, MEANING, class_rows, coco_scores, full_scores
 from lightning_modules.detection.optimiser import parameter_groups, warm_cosine
 from lightning_modules.detection.weights import highest
 from lightning_modules.metrics.detection import DetectionScores
@@ -31,12 +32,14 @@ class BoxDetection(BaseModule):
 
     Args:
         max_detections: Most boxes an image.
-        class_names: Names of the classes instead of the data's, for ``predict``.
+        class_names: The network's classes in its order, where they are not the data's. Where there are true boxes,
+            found ones get the data's class of the same name, and those of other classes are dropped.
     """
 
     image_weights: Tensor | None = None
     hard_images: Tensor | None = None
     patches: Sequence[Tensor] = ()
+    any_size = False  # whether pictures of a batch may differ in size
 
     def __init__(self, max_detections: int = 100, class_names: list[str] | None = None) -> None:
         super().__init__()
@@ -46,22 +49,21 @@ class BoxDetection(BaseModule):
         """The network: ``detect(images, sizes)``, and to be trained ``loss`` and ``image_losses(images, targets)``."""
 
     def configure_model(self) -> None:
-        """Build the network once the classes are known, before a checkpoint is loaded."""
-        if hasattr(self, "network"):
-            return
-        data = getattr(self._trainer, "datamodule", None)
-        self.names = list(self.hparams["class_names"] or getattr(data, "display_names", ()))
-        if not self.names:
-            raise ValueError(
-                f"{type(self).__name__} has no class names. Use a detection datamodule, or set "
-                "model.init_args.class_names, as [ship, harbor]."
-            )
-        self.network: Any = self.build(len(self.names))
+        """Build the network once its classes are known, before a checkpoint is loaded; scores are of the data's."""
+        data = list(getattr(getattr(self._trainer, "datamodule", None), "display_names", ()))
+        if not hasattr(self, "network"):
+            self.network_names = given_names(self.hparams["class_names"] or data, type(self).__name__)
+            self.network: Any = self.build(len(self.network_names))
+        self.names = data or self.network_names
         self.scores = DetectionScores(len(self.names), IOUS)
 
     def find_boxes(self, batch: Batch) -> list[Detections]:
-        """``boxes`` (n, 4) xyxy in pixels of the picture, ``scores`` and ``labels`` (n,) in each image, best first."""
-        return self.network.detect(batch["image"], batch["size"])
+        """``boxes`` (n, 4) xyxy in pixels of the picture, ``scores`` and ``labels`` (n,) in each image, best first.
+
+        Labels are of ``names``, the data's; where a batch has no true boxes, of ``network_names``.
+        """
+        found = self.network.detect(batch["image"] if self.any_size else stacked(batch), batch["size"])
+        return in_data_classes(found, self.network_names, self.names) if "boxes" in batch else found
 
     def image_losses(self, batch: Batch) -> Tensor:
         """The loss of each image by itself, without augmentation: (B,)."""
@@ -100,26 +102,24 @@ class BoxDetection(BaseModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Boxes, scores and labels found in each image, with its ``id``, ``size`` and the ``names`` of the labels."""
         rows = zip(self.find_boxes(batch), batch["id"], batch["size"].tolist(), batch["index"].tolist(), strict=True)
-        return [
-            {**boxes, "id": name, "size": size, "index": index, "names": self.names}
-            for boxes, name, size, index in rows
-        ]
+        named = {"names": self.names if "boxes" in batch else self.network_names}
+        return [{**boxes, "id": name, "size": size, "index": index, **named} for boxes, name, size, index in rows]
 
     def result_notes(self) -> dict[str, Any]:
         """What the figures mean."""
         return {
             "n_images": getattr(self, "num_tested", 0),
-            "convention": (
-                f"ap: mean over IoU .50 to .95. {self.scores.convention}; dap: what fixing one type of error of TIDE "
-                "(found from IoU .5 on, background up to .1) would add to ap_50; floor: the same boxes, each image's "
-                "handed to the next"
-            ),
+            "convention": f"ap: mean over IoU .50 to .95. {self.scores.convention}; {MEANING}",
             "headline": list(HEADLINE),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the class names."""
-        checkpoint["class_names"] = self.names
+        checkpoint["class_names"] = self.network_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained for other classes, or for these in another order."""
+        check_stored(checkpoint["class_names"], self.network_names)
 
 
 class TrainedDetection(BoxDetection):
@@ -161,6 +161,10 @@ class TrainedDetection(BoxDetection):
                 "online_ratio must be above 0, and all but lr are shares of 1."
             )
         super().__init__(max_detections, class_names)
+
+    def on_fit_start(self) -> None:
+        """Refuse labels that are not the network's."""
+        check_trained(self.network_names, self.names)
 
     def augmented(self, batch: Batch) -> tuple[Tensor, list[Target]]:
         """Images and targets as they are trained on."""
@@ -218,6 +222,7 @@ class ConvDetection(TrainedDetection):
 
     def on_fit_start(self) -> None:
         """Load the teacher."""
+        super().on_fit_start()
         if self.hparams["teacher"] is not None:
             self.teachers = [load_teacher(self.hparams["teacher"], self.names).to(self.device)]
 
@@ -266,7 +271,7 @@ class OnnxDetection(BoxDetection):
         score_threshold: Least score of a box.
         nms_iou: IoU above which the weaker of two boxes of a class goes.
         max_detections: See ``BoxDetection``.
-        class_names: See ``BoxDetection``; the classes of the file, in its order, if they are others than the data's.
+        class_names: See ``BoxDetection``; needed where the file's classes are not the data's, or in another order.
     """
 
     def __init__(
@@ -292,3 +297,4 @@ class OnnxDetection(BoxDetection):
         raise ValueError("An ONNX file cannot be trained. Use test, predict or mine, or train another detector.")
 
     training_step = configure_optimizers = refuse_to_train
+    any_size = True  # it letter-boxes them

@@ -83,7 +83,8 @@ class DetectionScores(RowMetric):
         """What the values mean, in one line."""
         return (
             f"AP: {self.interpolation}, COCO's greedy matching, at most {self.max_detections} detections an image and "
-            "class, ignored truths absorb detections; means over the classes with truths"
+            "class, ignored truths absorb detections by the share of the detection that lies on them, as COCO's crowds "
+            "do; means over the classes with truths"
         )
 
     def update(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,6 +119,32 @@ def test_data_without_pictures_gives_the_files_alone(make_trainer, tmp_path) -> 
     make_trainer(tmp_path, BoxWriter()).predict(Module(), DataLoader(range(5), batch_size=3))
     check_files(tmp_path / "predictions")
     assert not (tmp_path / "predictions" / "pictures").exists()
+
+
+class CocoData(Data):
+    """Data whose test part is a COCO file with ids of its own."""
+
+    predict_images, display_names, windows = None, NAMES, None
+
+    def records(self, part):
+        assert part == "test"
+        return SimpleNamespace(image_ids=[50, 40, 30, 20, 10], category_ids=[7, 3], windows=self.windows)
+
+
+def test_ids_are_those_of_the_file_that_was_predicted_on(make_trainer, tmp_path, capsys) -> None:
+    data = CocoData()
+    make_trainer(tmp_path / "a", BoxWriter(max_pictures=0)).predict(Module(), datamodule=data)
+    boxes, results = read(tmp_path / "a" / "predictions")
+    assert [(image["id"], image["file_name"]) for image in boxes["images"]] == list(
+        zip([50, 40, 30, 20, 10], IDS, strict=True)
+    )
+    assert boxes["categories"] == [{"id": 7, "name": "ship"}, {"id": 3, "name": "Flugzeug, groß"}]
+    found = [(box["image_id"], box["category_id"]) for box in results]
+    assert found == [(40, 7), (30, 3), (30, 7), (20, 7), (20, 3), (20, 7), (10, 3), (10, 7), (10, 3), (10, 7)]
+    data.display_names, data.windows = ["others"], [(0, 0, 9, 9)]  # classes that the file has not, and tiles
+    make_trainer(tmp_path / "b", BoxWriter(max_pictures=0)).predict(Module(), datamodule=data)
+    assert [box["category_id"] for box in read(tmp_path / "b" / "predictions")[1]][:3] == [1, 2, 1]
+    assert "10 boxes in 5 tiles written to" in capsys.readouterr().out
 
 
 class Wrong(LightningModule):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from datamodules.box_records import tile_records
+from datamodules.box_records import join_records, tile_records
 from datamodules.coco_boxes import CocoBoxes, write_coco_json
 from datamodules.dior import DIOR
 from datamodules.scenes import CLASS_NAMES
@@ -50,6 +50,10 @@ def test_corners_and_classes(content, read):
     assert [labels.tolist() for labels in records.box_labels] == [[1], [], [0, 1]]
     assert [ignore.tolist() for ignore in records.ignore] == [[False], [], [False, True]]
     assert records.presence().tolist() == [[0, 1], [0, 0], [1, 0]]
+    assert (records.image_ids, records.category_ids) == ([0, 10, 20], [7, 3])
+    assert records.take([2, 0]).image_ids == [20, 0]
+    assert join_records([records, records]).image_ids is None
+    assert tile_records(records, 8, 0).image_ids is None
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (3, 3, 224, 224)
 
@@ -130,6 +134,8 @@ def test_fractions_and_crowds_go_through_json_unchanged(content, read, tmp_path)
     copy = json.loads((tmp_path / "out/train.json").read_text())
     assert [image["file_name"] for image in copy["images"]] == [f"sub/{n}.png" for n in range(3)]
     assert [item["id"] for item in copy["annotations"]] == list(range(1, 204))
+    assert copy["categories"] == content["categories"]
+    assert [image["id"] for image in copy["images"]] == [0, 10, 20]
     again = read(copy).records("train")
     assert all(map(np.array_equal, again.boxes, records.boxes))
     assert all(map(np.array_equal, again.ignore, records.ignore))

@@ -63,6 +63,26 @@ def test_predictions_and_truths_stand_in_the_order_of_the_file(files) -> None:
     assert [one["index"] for one in results.truths] == [0, 1, 2]
 
 
+def test_ids_that_stand_for_others_are_refused(files, tmp_path) -> None:
+    files([])  # truth.json
+    (tmp_path / "results.json").write_text("[]")
+    paths = tmp_path / "results.json", tmp_path / "truth.json"
+    kinds = [{"id": 18, "name": "dog"}, {"id": 2, "name": "storage-tank"}]
+
+    def beside(name, categories=kinds):
+        images = [{"id": 3, "file_name": name}, {"id": 99, "file_name": "elsewhere.jpg"}]
+        (tmp_path / "boxes.json").write_text(json.dumps({"images": images, "categories": categories}))
+        return read_coco_results(*paths)
+
+    for name in ("sub/a.jpg", "val2017/sub/a.jpg", "a"):  # from another folder, or without the ending
+        assert beside(name).image_ids == [7, 3, 20]
+    for name in ("b.jpg", "other/a.jpg", "sub/a_x0_y0"):  # the last one is a tile
+        with pytest.raises(ValueError, match=rf"image_id 3 is {name}, but in .*truth.json it is sub/a.jpg. Give"):
+            beside(name)
+    with pytest.raises(ValueError, match=r"category_id 18 is storage tank, but in .*truth.json it is dog"):
+        beside("a", [{"id": 18, "name": "storage tank"}])
+
+
 def test_no_prediction_is_allowed_and_said(files, capsys) -> None:
     results = files([])
     assert [len(one["scores"]) for one in results.predictions] == [0, 0, 0]

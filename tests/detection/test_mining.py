@@ -215,6 +215,17 @@ def test_ignored_truths_absorb_and_are_not_missed():
     assert (statistics["ignored"], statistics["false_negatives"]) == (1, 0)
 
 
+@pytest.mark.parametrize("strategy", ["confidence_based", "tide"])
+def test_a_crowded_picture_that_is_found_is_not_hard(strategy):
+    crowd = [[20.0 * k, 0, 20 * k + 10, 10] for k in range(150)]
+    miner = HardNegativeMiner(strategy=strategy)
+    miner.find_hard_negatives([found(crowd, [0.8] * 150), found([A], [0.8])], [truth(crowd), truth([FAR])])
+    statistics = miner.generate_report()["statistics"]
+    assert [statistics[n] for n in ("true_positives", "false_negatives", "ignored")] == [150, 1, 0]
+    hardness = miner.image_hardness(2)
+    assert hardness[0] == 0 < hardness[1]
+
+
 def test_each_class_has_its_threshold():
     prediction = found([FAR, FAR], [0.6, 0.6], [0, 1])
     miner = HardNegativeMiner(confidence_threshold=[0.5, 0.7])

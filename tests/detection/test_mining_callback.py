@@ -35,12 +35,30 @@ def test_weights_of_images_act_on_their_losses() -> None:
     assert module.training_step(batch, 0).item() == pytest.approx((10 * 1 + 1 * 2) / 2)  # of 10, 2, 1.5 and 0.4
 
 
+class Sampler:
+    def set_weights(self, weights):
+        self.weights = weights
+
+
 def test_the_placebo_has_the_same_weights_on_other_images() -> None:
     miner, control = HardNegativeMining(), HardNegativeMining(control="placebo")
     miner.hardness = control.hardness = torch.arange(20.0)
     assert torch.equal(miner.weights().sort().values, control.weights().sort().values)
     assert not torch.equal(miner.weights(), control.weights())
     assert torch.equal(control.weights(), control.weights())
+    for callback in (miner, control):  # nearly all have some hardness; hard are the few that weigh more
+        module = SimpleNamespace(hard_images=None, device="cpu")
+        callback.act(SimpleNamespace(datamodule=SimpleNamespace(sampler=Sampler())), module)
+        assert module.hard_images.tolist() == (callback.weights() > 1 / 20).tolist()
+        assert int(module.hard_images.sum()) == 3
+
+
+def test_thresholds_of_another_number_of_classes_are_told_before_training() -> None:
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(sampler=None, mining_dataloader=None))
+    module = SimpleNamespace(find_boxes=None, names=["ship", "car"])
+    HardNegativeMining(confidence_threshold=[0.5, 0.4]).on_fit_start(trainer, module)
+    with pytest.raises(ValueError, match=r"lists 3 values and there are 2 classes \(ship, car\)"):
+        HardNegativeMining(confidence_threshold=[0.5, 0.4, 0.3]).on_fit_start(trainer, module)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from callbacks.mining_report import MiningRound, log_mining, write_mining_report
+from callbacks.mining_report.analysis import analyse
 from callbacks.mining_report.crops import PREDICTED, TRUE
 from callbacks.mining_report.figures import Picture
 from callbacks.mining_report.mined import COLUMNS
@@ -281,3 +282,11 @@ def test_an_offline_wandb_run_holds_tables_and_pictures(written, tmp_path) -> No
     sent = {path.name.rsplit("_", 2)[0] for path in files.glob("media/images/mining/*.png")}
     names = {"confidence_histogram", "confidence_iou", "iou_histogram", "tide", "types", "hardest", "label_errors"}
     assert sent == names
+
+
+def test_the_rates_of_a_crowded_picture_have_no_limit() -> None:
+    crowd = [[20.0 * k, 0, 20 * k + 10, 10] for k in range(150)]
+    found = {"boxes": crowd, "scores": [0.9] * 150, "labels": [SHIP] * 150}
+    crowded = mined([found] * 2, [{"boxes": crowd, "labels": [SHIP] * 150}] * 2)
+    assert crowded.report["metrics"]["recall"] == 1
+    assert analyse(crowded).rates["recall"] == (1, 1)
