@@ -39,7 +39,7 @@ def enlarging(cells: int, length: int) -> Tensor:
     >>> enlarging(2, 4).tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
-    return F.interpolate(torch.eye(cells)[None], length, mode="linear", align_corners=False)[0].T
+    return F.interpolate(torch.eye(cells, dtype=torch.float32)[None], length, mode="linear", align_corners=False)[0].T
 
 
 def stitching(starts: Sequence[int], length: int, side: int, cells: int, before: int, padded: int) -> Tensor:
@@ -60,7 +60,7 @@ def stitching(starts: Sequence[int], length: int, side: int, cells: int, before:
     [[1.0, 0.0, 0.0, 0.0], [0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
     window = enlarging(cells, padded)[before : before + length]
-    matrix = torch.zeros(side, len(starts), cells)
+    matrix = torch.zeros(side, len(starts), cells, dtype=torch.float32)
     for number, start in enumerate(starts):
         matrix[start : start + length, number] = window
     covered = matrix.sum((1, 2))[:, None, None]  # each row of a window's own matrix sums to 1

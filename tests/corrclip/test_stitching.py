@@ -66,3 +66,15 @@ def test_the_decision_is_that_of_plain_loops(threshold, synonyms) -> None:
 def test_equally_likely_classes_give_the_first() -> None:
     logits = torch.zeros(3, 1, 2)
     assert st.decide_classes(logits, torch.tensor([0, 1, 2])).tolist() == [[0, 0]]
+
+
+def test_precision_bf16_true_stitches_in_float32() -> None:
+    logits, _ = picture_logits((24, 31), 16, 8, 8, (2, 2))
+    expected = logits.resized((40, 31))
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does under that precision
+    try:
+        matrix, found = st.stitching([0, 8], 16, 24, 2, 0, 16), logits.resized((40, 31))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert matrix.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
