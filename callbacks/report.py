@@ -189,7 +189,7 @@ def table_of(metrics: Mapping[str, float | None]) -> tuple[dict[str, Row], list[
     ['a']
     """
     known = {name: value for name, value in metrics.items() if value is not None}
-    heads = [name for name in known if {f"{name}_low", f"{name}_high"} <= set(known) and name.endswith("_map")]
+    heads = [name for name in known if {f"{name}_low", f"{name}_high"} <= set(metrics) and name.endswith("_map")]
     prefixes = [name.removesuffix("map") for name in heads]
     rows: dict[str, Row] = {prefix.rpartition("/")[2].strip("_"): {} for prefix in prefixes}
     columns, others = {}, {}
@@ -208,9 +208,9 @@ def table_of(metrics: Mapping[str, float | None]) -> tuple[dict[str, Row], list[
 
 
 def floor_of(column: str, rows: Mapping[str, Row], floors: Mapping[str, float]) -> float | None:
-    """The floor of a column, from those of its metrics (one for all rows, as it depends on the labels alone)."""
+    """The floor of a column, from those of its metrics: the highest, where rows differ."""
     found = [floors[name] for row in rows for name in floors if name.rpartition("/")[2] == f"{row}_{column}"]
-    return found[0] if found else None
+    return max(found, default=None)
 
 
 def summary(rows: Mapping[str, Row], floors: Mapping[str, float | None]) -> Figure | None:

@@ -217,17 +217,15 @@ def print_table(block: dict[str, Any], path: Path) -> None:
 
 
 def intervals(metrics: dict[str, float]) -> dict[str, str]:
-    """The intervals of the metrics that were logged with a ``_low`` and a ``_high`` beside them.
+    """The intervals of the metrics that were logged with a ``_low`` and a ``_high`` beside them; empty where unknown.
 
     Example:
         >>> intervals({"test/map": 0.5, "test/map_low": 0.4, "test/map_high": 0.6, "test/loss": 1.0})
         {'test/map': '0.4000 to 0.6000'}
     """
-    return {
-        name: f"{metrics[name + '_low']:.4f} to {metrics[name + '_high']:.4f}"
-        for name in metrics
-        if f"{name}_low" in metrics and f"{name}_high" in metrics
-    }
+    both = [name for name in metrics if f"{name}_low" in metrics and f"{name}_high" in metrics]
+    ends = {name: (metrics[f"{name}_low"], metrics[f"{name}_high"]) for name in both}
+    return {name: "" if math.isnan(low) else f"{low:.4f} to {high:.4f}" for name, (low, high) in ends.items()}
 
 
 def _is_floor(name: str) -> bool:

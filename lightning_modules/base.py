@@ -66,7 +66,7 @@ class BaseModule(LightningModule, ABC):
             self.hparams[name] = found if given is None else given
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Draw an epoch's dropout from the seed and the epoch alone, so that a resumed run repeats it."""
+        """Draw an epoch's dropout from seed and epoch alone: a run that is resumed after an epoch repeats it."""
         seed = os.environ.get("PL_GLOBAL_SEED")
         if batch_idx == 0 and seed is not None:
             torch.manual_seed(int(seed) + 100_003 * self.current_epoch + self.global_rank)

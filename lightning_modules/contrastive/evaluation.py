@@ -31,9 +31,12 @@ def presence_average_precision(similarity: Tensor, labels: Tensor) -> list[float
         labels: ``(N, C)``, 0 or 1.
 
     Returns:
-        ``C`` values; the prior ``labels.mean(0)`` is what chance scores.
+        ``C`` values, NaN for a class that no image holds; the prior ``labels.mean(0)`` is what chance scores.
     """
-    return [average_precision(similarity[:, c], labels[:, c]) for c in range(labels.shape[1])]
+    return [
+        average_precision(similarity[:, c], labels[:, c]) if labels[:, c].any() else float("nan")
+        for c in range(labels.shape[1])
+    ]
 
 
 def pixel_average_precision(similarity: Tensor, semantic: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,8 +39,9 @@ class ContrastivePretraining(BaseModule):
         patch_weight: Weight of the same loss over patches.
         export: File (``.safetensors``) that receives the weights in half precision when ``fit`` ends.
 
-    Batches need ``image`` (B, 3, S, S) uint8, ``text``, ``concepts`` (B, K), ``semantic`` (B, S, S); the DataModule
-    offers ``phrases``, for each of the K concepts the ways to name it, and ``class_names``, the first of them.
+    Batches need ``image`` (B, 3, S, S) uint8, ``text``, ``concepts`` (B, K), ``labels`` (B, C), ``semantic`` (B, S, S)
+    and ``index`` (B,), the place in the set, by which several processes score each image once. The DataModule offers
+    ``phrases``, for each of the K concepts the ways to name it, and ``class_names``, the first of them.
     """
 
     def __init__(
@@ -58,10 +61,6 @@ class ContrastivePretraining(BaseModule):
         self.concept_scale = nn.Parameter(torch.tensor([2.3, 2.3]))  # log of the inverse temperature
         self.concept_bias = nn.Parameter(torch.tensor([-2.0, -4.0]))
 
-    def on_fit_start(self) -> None:
-        """Seed the choice of phrases alike on all processes."""
-        self._generator = torch.Generator().manual_seed(0)
-
     @property
     def phrases(self) -> list[list[str]]:
         """The names of each concept."""
@@ -71,14 +70,22 @@ class ContrastivePretraining(BaseModule):
         """Caption, concept and patch loss of one batch."""
         if self.device.type == "cpu":  # the fused attention is slower than matrix products there, most of all backwards
             with sdpa_kernel(SDPBackend.MATH):
-                return self._loss(batch)
-        return self._loss(batch)
+                return self._loss(batch, batch_idx)
+        return self._loss(batch, batch_idx)
 
-    def _loss(self, batch: dict[str, Any]) -> Tensor:
-        image, values = embeddings_and_values(self.clip.visual, normalise_images(batch["image"]))
-        image, values = F.normalize(image, dim=-1), F.normalize(values, dim=-1)
-        named = [TEMPLATES[self._pick(len(TEMPLATES))].format(names[self._pick(len(names))]) for names in self.phrases]
-        tokens = tokenize([*batch["text"], *named]).to(self.device)
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors of images ``(B, D)`` and of their patches ``(B, N, D)``."""
+        image, values = embeddings_and_values(self.clip.visual, normalise_images(images).to(self.dtype))
+        return F.normalize(image, dim=-1), F.normalize(values, dim=-1)
+
+    def _named_concepts(self, batch_idx: int) -> list[str]:
+        """A phrase for each concept, drawn alike on all processes and in a resumed run."""
+        rng = np.random.default_rng([int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, batch_idx])
+        return [rng.choice(TEMPLATES).format(rng.choice(names)) for names in self.phrases]
+
+    def _loss(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        image, values = self._embed(batch["image"])
+        tokens = tokenize([*batch["text"], *self._named_concepts(batch_idx)]).to(self.device)
         text = self.clip.encode_text(tokens, normalize=True)
         captions, concepts = text[: len(image)], text[len(image) :]
         scale, bias = self.concept_scale.exp(), self.concept_bias
@@ -96,17 +103,15 @@ class ContrastivePretraining(BaseModule):
         self.log("train/loss", total, prog_bar=True)
         return total
 
-    def _pick(self, count: int) -> int:
-        return int(torch.randint(count, (), generator=self._generator))
-
     def _evaluate(self, batch: dict[str, Any]) -> None:
-        image, values = embeddings_and_values(self.clip.visual, normalise_images(batch["image"]))
+        image, values = self._embed(batch["image"])
         self._seen.append(
             {
-                "image": F.normalize(image, dim=-1).float(),
+                "index": batch["index"],
+                "image": image.float(),
                 "text": self.clip.encode_text(tokenize(batch["text"]).to(self.device), normalize=True).float(),
-                "patch": F.normalize(values, dim=-1).float() @ self._classes.T,
-                "labels": batch["labels"],
+                "patch": values.float() @ self._classes.T,
+                "labels": batch["labels"].float(),
                 "semantic": batch["semantic"],
             }
         )
@@ -117,16 +122,19 @@ class ContrastivePretraining(BaseModule):
         self._classes = encode_phrases(self.clip, classes, self.device)
 
     def _finish(self, stage: str) -> None:
-        seen = {key: torch.cat([part[key] for part in self._seen]) for key in self._seen[0]}
-        presence = presence_average_precision(seen["image"] @ self._classes.T, seen["labels"])
+        seen = {key: self.gathered(torch.cat([part[key] for part in self._seen])) for key in self._seen[0]}
+        first = torch.from_numpy(np.unique(seen["index"].cpu().numpy(), return_index=True)[1])  # samplers repeat items
+        seen = {key: rows[first] for key, rows in seen.items()}
+        presence = torch.tensor(presence_average_precision(seen["image"] @ self._classes.T, seen["labels"]))
         pixels = pixel_average_precision(seen["patch"], seen["semantic"])
         values = {
-            "presence_ap": sum(presence) / len(presence),
-            "presence_prior": seen["labels"].mean().item(),
+            "presence_ap": presence.nanmean().item(),
+            "presence_prior": seen["labels"].mean(0)[seen["labels"].any(0)].mean().item(),
             "pixel_ap": pixels[:, 1].mean().item(),
             "pixel_prior": pixels[:, 2].mean().item(),
             "recall_at_1": recall_at_1(seen["image"], seen["text"]),
         }
+        # equal on all processes, so that the mean over them changes nothing
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True, prog_bar=True)
 
     def on_validation_epoch_start(self) -> None:

@@ -190,7 +190,9 @@ class CrossModalHashing(BaseModule):
         self.results = {key: metric.compute() for key, metric in metrics.items()}
         for key, values in self.results.items():
             for name, value in values.items():
-                if name.startswith("random_"):  # the floor depends on the labels alone: one for all
+                if name == "random_precision_radius_2":  # depends on the codes, by the balls that are empty
+                    self.log(f"{stage}/random_{key}_precision_radius_2", value, sync_dist=True)
+                elif name.startswith("random_"):  # the other floors depend on the labels alone: one for all
                     self.log(f"{stage}/{name}", value, sync_dist=True)
                 elif not name.startswith("n_") and value.ndim == 0:
                     self.log(f"{stage}/{key}_{name}", value, sync_dist=True)
@@ -201,13 +203,14 @@ class CrossModalHashing(BaseModule):
         """What the figures of the last evaluation mean: conventions, number of items, protocols."""
         metric = next(iter(self.test_metrics.values()))
         first = next(iter(self.results.values()), {})
+        shared = [name for name in first if name.startswith(("n_", "random_")) and name != "random_precision_radius_2"]
         return {
             "convention": metric.convention,
             "protocols": {
                 "unimodal": "a code is made from its own modality alone",
                 "fused": "a code has seen its paired other modality, queries included",
             },
-            **{name: value.item() for name, value in first.items() if name.startswith(("n_", "random_"))},
+            **{name: first[name].item() for name in shared},
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

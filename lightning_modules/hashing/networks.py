@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_modules.metrics.hamming import check_codes
+
 
 class FusionEncoder(nn.Module):
     """Transformer over the concatenation of an item's image and text feature, split again afterwards.
@@ -117,11 +119,14 @@ class HashHead(nn.Module):
 
 
 def binary_codes(codes: Tensor) -> Tensor:
-    """Signs of relaxed codes as int8, +1 for zero.
+    """Signs of relaxed codes ``(B, bits)`` as int8, +1 for zero.
+
+    Raises:
+        ValueError: A value is NaN or infinite, as those of a model that has diverged.
 
     Example:
         >>> import torch
-        >>> binary_codes(torch.tensor([-0.2, 0.0, 0.7])).tolist()
-        [-1, 1, 1]
+        >>> binary_codes(torch.tensor([[-0.2, 0.0, 0.7]])).tolist()
+        [[-1, 1, 1]]
     """
-    return (codes >= 0).to(torch.int8) * 2 - 1
+    return (check_codes(codes) >= 0).to(torch.int8) * 2 - 1

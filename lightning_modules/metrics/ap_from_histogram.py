@@ -102,15 +102,7 @@ def random_average_precision(
         return divide(sums, relevant, relevant, top_k, divisor, empty)
     # The divisor j is random: hypergeometric. Given j, the sum is j/k (H_k + (j-1)/(k-1) (k - H_k)), and j cancels.
     k = min(top_k, n_database)
-    rest = (n_database - relevant - k).clamp(min=0)
-    none_found = torch.exp(
-        torch.lgamma(n_database - relevant + 1)
-        - torch.lgamma(rest + 1)
-        - torch.lgamma(torch.tensor(n_database + 1.0, dtype=torch.float64))
-        + torch.lgamma(torch.tensor(n_database - k + 1.0, dtype=torch.float64))
-    )
-    none_found = torch.where(n_database - relevant < k, 0, none_found)
-    some_found = torch.where(relevant > 0, 1 - none_found, 0)
+    some_found = -torch.expm1(_log_none_found(relevant, n_database, k))
     harmonic = float(_harmonic_numbers(k, relevant.device)[k])
     more_found = k * relevant / n_database - some_found  # E[(j - 1) where j >= 1]
     value = (harmonic * some_found + (k - harmonic) / max(k - 1, 1) * more_found) / k
@@ -193,6 +185,15 @@ def _expected_found(histograms: Tensor, k: int) -> Tensor:
     size = histograms.sum(dim=1).double()
     counted = torch.minimum((k - (size.cumsum(dim=1) - size)).clamp(min=0), size)
     return (histograms[:, 1] * counted / size.clamp(min=1)).sum(dim=1)
+
+
+def _log_none_found(relevant: Tensor, n: int, k: int) -> Tensor:
+    """Logarithm of the chance that none of (Q,) relevant items is among the first k of n in random order, (Q,)."""
+    total = torch.zeros_like(relevant)  # a sum of small terms: a difference of lgamma of n would lose all digits
+    before = torch.arange(k, dtype=relevant.dtype, device=relevant.device)
+    for part in before.split(max(1, 2**20 // max(1, len(relevant)))):
+        total += torch.log1p(-(relevant[:, None] / (n - part)).clamp(max=1)).sum(dim=1)
+    return total
 
 
 def _harmonic_numbers(n: int, device: torch.device) -> Tensor:

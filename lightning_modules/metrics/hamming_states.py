@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.metrics.hamming import PackedPairs, check_bits, check_codes, check_labels, pack_bits
 
@@ -78,14 +79,22 @@ class HammingMetric(Metric):
             args: Of the overridden method.
             kwargs: Of the overridden method.
         """
-        # A process that saw no item of a role must still gather a tensor of the right type and number of columns.
-        seen = self._seen_labels() if torch.distributed.is_available() and torch.distributed.is_initialized() else []
-        for role in ROLES:
-            if not getattr(self, f"{role}_codes") and seen:
-                getattr(self, f"{role}_codes").append(seen[0].new_zeros(0, -(-self.bits // 8), dtype=torch.uint8))
-                getattr(self, f"{role}_labels").append(seen[0].new_zeros(0, seen[0].shape[1]))
-                getattr(self, f"{role}_index").append(seen[0].new_zeros(0, dtype=torch.int64))
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if together and not self._is_synced and kwargs.get("should_sync", True):
+            self._fill_roles(kwargs.get("process_group") or self.process_group)
         super().sync(*args, **kwargs)
+
+    def _fill_roles(self, group: Any) -> None:
+        """A process that saw no item of a role must still gather tensors of the right type and number of columns."""
+        seen = self._seen_labels()
+        device, classes = (seen[0].device, seen[0].shape[1]) if seen else (self.device, 0)
+        classes = max(map(int, gather_all_tensors(torch.tensor(classes, device=device), group)))
+        for role in ROLES:
+            if classes and not getattr(self, f"{role}_codes"):
+                codes = torch.zeros(0, -(-self.bits // 8), dtype=torch.uint8, device=device)
+                getattr(self, f"{role}_codes").append(codes)
+                getattr(self, f"{role}_labels").append(torch.zeros(0, classes, dtype=torch.bool, device=device))
+                getattr(self, f"{role}_index").append(torch.zeros(0, dtype=torch.int64, device=device))
 
     def _seen_labels(self) -> list[Tensor]:
         return [part for role in ROLES for part in getattr(self, f"{role}_labels")]

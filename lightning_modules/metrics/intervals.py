@@ -21,7 +21,7 @@ def bootstrap_interval(
         seed: Seed of the draws.
 
     Returns:
-        Lower and upper end, float64 scalars on the CPU.
+        Lower and upper end, float64 scalars on the CPU; NaN for one value.
 
     Raises:
         ValueError: No value counts, or ``confidence`` is not between 0 and 1.
@@ -39,6 +39,8 @@ def bootstrap_interval(
     array = counted[~counted.isnan()].numpy()
     if len(array) == 0:
         raise ValueError("No value counts, so their mean has no interval.")
+    if len(array) == 1:
+        return torch.tensor(torch.nan, dtype=torch.float64), torch.tensor(torch.nan, dtype=torch.float64)
     rng = np.random.default_rng(seed)
     means = np.empty(samples)
     step = max(1, 2**20 // len(array))  # a few million draws at a time keep memory small

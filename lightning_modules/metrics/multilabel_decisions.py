@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multilabel_stat_scores
 
 from lightning_modules.metrics.multilabel_curves import check_pairs
 
@@ -66,7 +65,8 @@ def decide(probabilities: Tensor, thresholds: float | Tensor) -> Tensor:
     Raises:
         ValueError: Thresholds of another shape, or not finite.
     """
-    thresholds = torch.as_tensor(thresholds, device=probabilities.device)
+    dtype = probabilities.dtype if isinstance(thresholds, int | float) else None  # else 0.3 would become float32
+    thresholds = torch.as_tensor(thresholds, dtype=dtype, device=probabilities.device)
     if thresholds.ndim and thresholds.shape != probabilities.shape[1:]:
         raise ValueError(
             f"thresholds have shape {tuple(thresholds.shape)}; give one number or ({probabilities.shape[1]},), one a "
@@ -87,10 +87,8 @@ def class_counts(decisions: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
     Returns:
         The three counts.
     """
-    counts = multilabel_stat_scores(
-        decisions.int(), labels.int(), num_labels=labels.shape[1], average="none", validate_args=False
-    ).double()  # (C, 5): tp, fp, tn, fn, support
-    return counts[:, 0], counts[:, 0] + counts[:, 1], counts[:, 4]
+    found, predicted, present = (rows.sum(dim=0).double() for rows in (decisions & labels, decisions, labels))
+    return found, predicted, present
 
 
 def rates(found: Tensor, predicted: Tensor, present: Tensor) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def macro_interval(
     """
     values = average_precision(probabilities, labels)
     redrawn = _redrawn([probabilities], labels, confidence, samples, seed)[0]
-    low, high = _ends(_class_mean(redrawn, values), confidence)
+    low, high = _ends(_class_mean(redrawn, values), confidence).clip(0, 1)
     return values.nanmean().item(), float(low), float(high)
 
 

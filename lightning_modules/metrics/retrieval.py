@@ -66,7 +66,8 @@ class HammingMeanAveragePrecision(HammingMetric):
     Args:
         bits: Code length.
         top_k: Ranks that count; None = all.
-        ties: ``expected`` (exact mean over all orders of tied items) or ``stable`` (database order).
+        ties: ``expected`` (exact mean over all orders of tied items) or ``stable`` (database order: a database that is
+            sorted by label, say, gets another value than a shuffled one).
         divisor: ``relevant_in_top_k``, ``min_k_relevant`` or ``relevant``.
         empty: A query whose divisor is 0 counts 0 (``zero``) or not at all (``skip``).
         kwargs: Of ``torchmetrics.Metric``.
@@ -127,12 +128,14 @@ class HammingRetrieval(HammingMetric):
     UCMFH does) with its interval, ``precision_at_<k>``, ``recall_at_<k>``, ``precision_radius_2``; the floor of each of
     the five as ``random_<name>``, and ``random_precision``, the share of relevant items; the counts ``n_query``,
     ``n_database``, ``n_empty`` (queries without a relevant item). Curves of (bits + 1,): ``curve_radius``,
-    ``curve_precision``, ``curve_recall``, ``curve_answered``.
+    ``curve_precision``, ``curve_recall``, ``curve_answered``. ``map_at_<k>`` alone depends on the order of the index.
+    ``random_precision_radius_2`` alone depends on the codes: an empty ball counts 0 in it as in its figure.
 
     Args:
         bits: Code length.
         top_k: The k of the figures ``_at_<k>``.
-        empty: A query without relevant items counts 0 (``zero``) or not at all (``skip``) in every mAP.
+        empty: A query whose divisor is 0 counts 0 (``zero``) or not at all (``skip``): in ``map`` one without relevant
+            items, in ``map_at_<k>`` also one that finds none of them among the first k.
         kwargs: Of ``torchmetrics.Metric``.
 
     Raises:
@@ -169,7 +172,7 @@ class HammingRetrieval(HammingMetric):
             Name -> float64 scalar, int64 count or curve.
 
         Raises:
-            ValueError: A role has no item, or no query has a relevant item.
+            ValueError: A role has no item, no query has a relevant item, or ``skip`` leaves no query to average.
         """
         pairs, k = self.pairs(), self.top_k
         histograms = distance_histograms(pairs)
@@ -178,17 +181,18 @@ class HammingRetrieval(HammingMetric):
         whole = divide(expected_precision_sums(histograms), relevant, relevant, None, "relevant", self.empty)
         sums, found, _ = stable_precision_sums(pairs, k).unbind(dim=1)
         short = divide(sums, found, relevant, k, "relevant_in_top_k", self.empty)
+        mean, short_mean = mean_of_counted(whole), mean_of_counted(short)
         low, high = bootstrap_interval(whole)
         short_low, short_high = bootstrap_interval(short)
         curve = precision_recall_curve(histograms)
         n = pairs.n_database
-        share = relevant.double() / n
+        share, answered = relevant.double() / n, histograms[..., :3].sum(dim=(1, 2)) > 0  # a ball of radius 2
         random_short = random_average_precision(relevant, n, k, "relevant_in_top_k", self.empty)
         return {
-            "map": mean_of_counted(whole),
+            "map": mean,
             "map_low": low,
             "map_high": high,
-            f"map_at_{k}": mean_of_counted(short),
+            f"map_at_{k}": short_mean,
             f"map_at_{k}_low": short_low,
             f"map_at_{k}_high": short_high,
             f"precision_at_{k}": precision_at(histograms, k).mean(),
@@ -199,7 +203,7 @@ class HammingRetrieval(HammingMetric):
             "random_precision": share.mean(),
             f"random_precision_at_{k}": share.mean(),
             f"random_recall_at_{k}": torch.tensor(min(k, n) / n, dtype=torch.float64),
-            "random_precision_radius_2": share.mean(),  # of balls that hold anything; empty ones count 0 in the figure
+            "random_precision_radius_2": (share * answered).mean(),
             "n_query": torch.tensor(pairs.n_query),
             "n_database": torch.tensor(n),
             "n_empty": (relevant == 0).sum(),

@@ -43,6 +43,8 @@ def test_the_page_shows_every_figure_with_interval_floor_n_and_convention(run) -
         assert f"<small>{low:.3f} to {high:.3f}</small>" in row
     floor_row = re.search(r'<tr class="floor">(.*?)</tr>', page, re.DOTALL).group(1)
     assert f"{float(module.results['fused_i2t']['random_map']):.4f}" in floor_row
+    balls = max(float(figures["random_precision_radius_2"]) for figures in module.results.values())
+    assert f"{balls:.4f}" in floor_row
     assert "<b>9</b> query" in page
     assert "<b>33</b> database" in page
     assert "ties=expected" in page
@@ -129,6 +131,8 @@ def test_curves_are_read_and_drawn_as_logged(run) -> None:
 
 def test_metrics_become_rows_columns_and_the_rest() -> None:
     metrics = {f"test/a_b_map{end}": v for end, v in (("", 0.5), ("_low", 0.4), ("_high", 0.6), ("_at_5", 0.7))}
+    one_query = dict.fromkeys(("test/a_b_map_low", "test/a_b_map_high"))  # its mean has no interval
+    assert table_of({**metrics, **one_query})[0] == {"a_b": {"map": (0.5, None, None), "map_at_5": (0.7, None, None)}}
     rows, columns, others = table_of({**metrics, "test/random_map": 0.1, "test/loss": 2.0, "test/none": None})
     assert rows == {"a_b": {"map": (0.5, 0.4, 0.6), "map_at_5": (0.7, None, None)}}
     assert columns == ["map", "map_at_5"]

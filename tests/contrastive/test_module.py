@@ -1,13 +1,19 @@
 """The tower's two outputs, the scores, and a fit that learns."""
 
+import math
+
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from processes import launch
 
 from datamodules.scenes import Scenes
 from lightning_modules.backbones.tiny import build_tiny_clip, load_tiny_clip
-from lightning_modules.contrastive.evaluation import pixel_average_precision, recall_at_1
+from lightning_modules.contrastive.evaluation import (
+    pixel_average_precision,
+    presence_average_precision,
+    recall_at_1,
+)
 from lightning_modules.contrastive.module import ContrastivePretraining
 from lightning_modules.contrastive.networks import embeddings_and_values
 
@@ -40,6 +46,43 @@ def test_pixel_average_precision_of_a_perfect_and_an_inverted_map():
     assert pixel_average_precision(perfect, semantic).tolist() == [[1, 1.0, 0.5]]
     inverted = pixel_average_precision(-perfect, semantic)[0, 1].item()
     assert inverted == pytest.approx(0.5)  # two score levels; the truth is the lower one, so all pixels tie into it
+
+
+def test_presence_average_precision_of_a_class_that_no_image_holds_is_unknown():
+    similarity = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.3, 0.4]])
+    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert presence_average_precision(similarity, labels) == pytest.approx([1.0, math.nan, 0.5], nan_ok=True)
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_that_is_resumed_draws_the_phrases_of_an_undisturbed_one(tmp_path):
+    drawn = []
+
+    class Module(ContrastivePretraining):
+        def _named_concepts(self, batch_idx):
+            drawn.append(super()._named_concepts(batch_idx))
+            return drawn[-1]
+
+    class Save(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    seed_everything(0)
+    for checkpoint in (None, tmp_path / "a.ckpt"):
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            precision="bf16-true",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            callbacks=[Save()],
+        )
+        trainer.fit(Module(), Scenes(num_train=4, batch_size=2), ckpt_path=checkpoint)
+    assert len({tuple(phrases) for phrases in drawn[:4]}) == 4
+    assert drawn[4:] == drawn[2:4]
 
 
 def test_recall_at_1_counts_own_captions():
@@ -75,6 +118,7 @@ import sys
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from datamodules.scenes import Scenes
+from lightning_modules.backbones.tiny import load_tiny_clip
 from lightning_modules.contrastive import ContrastivePretraining
 
 
@@ -93,14 +137,21 @@ trainer = Trainer(
     callbacks=[KeepGradients()],
 )
 trainer.fit(module, Scenes(num_train=8, batch_size=8 // processes))
+module.clip.load_state_dict(load_tiny_clip().state_dict())
+scores = trainer.test(module, Scenes(num_test=9, batch_size=4), verbose=False)[0]
+if trainer.is_global_zero:
+    torch.save(scores, sys.argv[1] + ".scores")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_of_one_batch(tmp_path):
+def test_two_processes_have_the_gradient_of_one_batch_and_its_scores(tmp_path):
     for processes in (1, 2):
         launch(DDP_RUN, processes, tmp_path / f"{processes}.pt")
     one, two = (torch.load(tmp_path / f"{processes}.pt") for processes in (1, 2))
     assert one["clip.visual.proj"].abs().max() > 1e-4
     for name, gradient in one.items():
         torch.testing.assert_close(two[name], gradient, rtol=1e-3, atol=1e-5)
+    # 9 scenes: the sampler gives two processes 5 each, one scene twice
+    one, two = (torch.load(tmp_path / f"{processes}.pt.scores") for processes in (1, 2))
+    assert two == pytest.approx(one, abs=1e-5)

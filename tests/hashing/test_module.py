@@ -61,6 +61,8 @@ def test_fit_and_test_beat_the_logged_floor_under_every_protocol(loss, fusion, s
     for key in keys:
         assert figures[f"test/{key}_map"] > 1.3 * figures["test/random_map"]
         assert 0 <= figures[f"test/{key}_map_at_50"] <= 1
+        floor = module.results[key]["random_precision_radius_2"]  # of its own balls
+        assert figures[f"test/random_{key}_precision_radius_2"] == pytest.approx(floor.item())
     assert any(name.startswith("test/fused") for name in figures) == fusion
     notes = module.result_notes()
     assert (notes["n_query"], notes["n_database"], notes["n_empty"]) == (21, 65, 0)
@@ -133,6 +135,14 @@ def test_predict_gives_unimodal_codes_with_their_items(source):
     got = torch.cat([batch["image_codes"] for batch in query])
     assert got.dtype == torch.int8
     assert torch.equal(got, expected)
+
+
+def test_a_diverged_model_is_neither_scored_nor_predicted_with(source):
+    module, _ = fitted_step(source)
+    module.image_head.output.weight.data.fill_(torch.nan)
+    for run in (make_trainer().test, make_trainer().predict):
+        with pytest.raises(ValueError, match=r"NaN or infinite values in .* the learning rate"):
+            run(module, make_data(source))
 
 
 def test_a_checkpoint_loads_with_data_and_without(source, tmp_path):

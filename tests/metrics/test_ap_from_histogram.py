@@ -1,5 +1,6 @@
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -102,6 +103,22 @@ def test_the_random_floor_holds_for_a_large_database():
     assert 0.1 < random_average_precision(torch.tensor([10_000]), 100_000, 50).item() < 0.25
 
 
+@pytest.mark.parametrize(("n", "k", "relevant"), [(9, 4, 6), (12, 5, 1), (200, 50, 3), (10**6, 50, 1), (10**6, 50, 7)])
+def test_the_random_floor_has_all_its_digits(n, k, relevant):
+    # j relevant among the first k: hypergeometric; given j, the mean precision at them is a ratio of harmonic numbers
+    harmonic = sum(Fraction(1, rank) for rank in range(1, k + 1))
+    chances = {
+        j: Fraction(math.comb(relevant, j) * math.comb(n - relevant, k - j), math.comb(n, k))
+        for j in range(1, min(k, relevant) + 1)
+    }
+    values = {j: (harmonic + Fraction(j - 1, k - 1) * (k - harmonic)) / k for j in chances}
+    exact = sum(chance * values[j] for j, chance in chances.items())
+    value = random_average_precision(torch.tensor([relevant]), n, k)
+    assert value.item() == pytest.approx(float(exact), rel=1e-12)
+    counted = random_average_precision(torch.tensor([relevant]), n, k, empty="skip")
+    assert counted.item() == pytest.approx(float(exact / sum(chances.values())), rel=1e-12)
+
+
 def test_a_ball_without_items_counts_zero():
     counts = torch.tensor([[[0, 0, 1, 4], [0, 0, 3, 2]], [[0, 0, 0, 9], [0, 0, 0, 1]]])
     assert precision_within(counts, 2).tolist() == [0.75, 0.0]
@@ -138,6 +155,7 @@ def test_the_interval_is_seeded_and_ignores_skipped_items():
     padded = torch.cat([torch.full((3,), torch.nan), values])
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(padded, seed=3)
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    assert all(end.isnan() for end in bootstrap_interval(torch.tensor([0.5, torch.nan])))
     with pytest.raises(ValueError, match="No value counts"):
         bootstrap_interval(torch.full((3,), torch.nan))
     with pytest.raises(ValueError, match="confidence is 95"):

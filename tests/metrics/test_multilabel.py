@@ -99,6 +99,18 @@ def test_thresholds_may_differ_by_class():
     )
 
 
+def test_a_number_as_threshold_is_not_rounded():
+    probabilities, labels = torch.tensor([[0.3], [0.1]], dtype=torch.float64), torch.tensor([[1], [0]])
+    assert threshold_scores(probabilities, labels, 0.3)["exact_match"] == 1
+
+
+def test_one_class_is_scored():
+    found = multilabel_scores(torch.tensor([[0.9], [0.8], [0.7], [0.2]]), torch.tensor([[1], [0], [1], [0]]))
+    assert (found["precision_macro"], found["recall_macro"]) == (pytest.approx(2 / 3), 1)
+    assert found["f1_macro"] == found["f1_micro"] == pytest.approx(0.8)
+    assert (found["map_macro"], found["auroc_macro"]) == (pytest.approx(5 / 6), 0.75)
+
+
 def test_layout_and_precision_of_the_inputs_do_not_matter():
     probabilities, labels = make(levels=16)  # sixteenths are exact in half precision
     wanted = multilabel_scores(probabilities, labels)

@@ -74,6 +74,12 @@ def test_macro_interval_holds_its_value_with_classes_of_one_positive():
     assert low < difference < high
 
 
+def test_macro_interval_stays_between_0_and_1():
+    labels = torch.tensor([1, 1, 1, 0, 0, 0, 1, 0, 0, 0])[:, None]  # redraws are shifted upwards here
+    value, _, high = macro_interval(torch.linspace(0.9, 0.1, 10)[:, None], labels)
+    assert value < high == 1
+
+
 def test_a_redraw_without_positives_does_not_count():
     scores, labels = torch.linspace(0.1, 0.9, 12)[:, None], torch.zeros(12, 1)
     labels[4] = 1

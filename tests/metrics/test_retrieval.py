@@ -203,6 +203,8 @@ def test_skipping_every_query_is_refused():
     assert hamming_mean_average_precision(*data, top_k=1, ties="stable") == 0
     with pytest.raises(ValueError, match="leaves no query"):
         hamming_mean_average_precision(*data, top_k=1, ties="stable", empty="skip")
+    with pytest.raises(ValueError, match="leaves no query"):
+        feed(HammingRetrieval(bits=1, top_k=1, empty="skip"), data).compute()
 
 
 # ---- metrics
@@ -253,7 +255,10 @@ def test_all_figures_equal_the_functions():
     assert values["map_at_10_low"] < values["map_at_10"] < values["map_at_10_high"]
     assert values["random_precision_at_10"] == values["random_precision"]
     assert values["random_recall_at_10"].item() == pytest.approx(10 / 60)
-    assert values["random_precision_radius_2"] == values["random_precision"]
+    full = ((data[0][:, None] != data[1]).sum(dim=-1) <= 2).any(dim=1)
+    assert 0 < full.sum() < 20
+    expected = relevant[full].double().mean(dim=1).sum().item() / 20  # an empty ball counts 0, as in the figure
+    assert values["random_precision_radius_2"].item() == pytest.approx(expected)
     assert (values["n_query"], values["n_database"]) == (20, 60)
     assert values["n_empty"] == (~relevant.any(dim=1)).sum()
     assert "mAP@10 (ties=stable" in metric.convention

@@ -50,7 +50,8 @@ def work(rank, folder):
         "query": part(N_QUERY, rank),
         **({"database": torch.arange(N_DATABASE)} if rank == 0 else {}),
     }
-    for name, indices in (("padded", everything), ("lopsided", lopsided)):
+    alone = {role: torch.arange(n) for role, n in (("query", N_QUERY), ("database", N_DATABASE)) if rank == 0}
+    for name, indices in (("padded", everything), ("lopsided", lopsided), ("one has none", alone)):
         results[name] = []
         for metric in metrics():
             feed(metric, indices)
