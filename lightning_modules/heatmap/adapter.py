@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -115,21 +115,38 @@ class AdaptedPath(nn.Module):
 class TokenCache:
     """Frozen tokens of images by their index in the data set, in half precision in memory.
 
-    The first epoch fills it, each process with the images that it meets; pictures must be the same in every epoch.
+    Each process keeps the images that it meets; pictures must be the same in every epoch. One process has met all after
+    the first epoch. Of several, each is handed others in each epoch, computes those that it lacks, and holds the whole
+    training part in the end: 2 * N * W bytes an image, 0.2 MB for a linear adapter and 0.3 MB for LoRA at 224 pixels
+    and ViT-B/16, four times that at 448.
     """
 
     def __init__(self) -> None:
         self.rows: dict[int, Tensor] = {}
 
-    def get(self, index: Sequence[int]) -> Tensor | None:
-        """Tokens ``(B, N, W)`` float32 of images; None unless all are there."""
-        if any(row not in self.rows for row in index):
-            return None
-        return torch.stack([self.rows[row] for row in index]).float()
+    def tokens(
+        self, index: Sequence[int], compute: Callable[[list[int]], Tensor], device: torch.device, keep: bool
+    ) -> Tensor:
+        """Tokens ``(B, N, W)`` float32 of images.
 
-    def put(self, index: Sequence[int], tokens: Tensor) -> None:
-        """Keep tokens ``(B, N, W)``."""
-        self.rows.update(zip(index, tokens.detach().to("cpu", torch.float16).unbind(), strict=True))
+        Args:
+            index: Their B positions in the data set.
+            compute: Makes the tokens of those at some places of the batch, where they are not kept.
+            device: Where the tokens are needed.
+            keep: Keep what was computed.
+        """
+        held = [place for place, row in enumerate(index) if row in self.rows]
+        lacking = [place for place, row in enumerate(index) if row not in self.rows]
+        parts = []
+        if held:  # float before the stack: a CPU's autocast stacks no float16
+            parts.append(torch.stack([self.rows[index[place]].float() for place in held]).to(device))
+        if lacking:
+            computed = compute(lacking).detach()
+            parts.append(computed.float())
+            if keep:
+                rows = computed.to("cpu", torch.float16).unbind()
+                self.rows.update(zip([index[place] for place in lacking], rows, strict=True))
+        return torch.cat(parts)[torch.tensor(held + lacking, device=device).argsort()]
 
 
 def inside_loss(similarity: Tensor, coverage: Tensor, scale: Tensor | float, bias: Tensor | float) -> Tensor:

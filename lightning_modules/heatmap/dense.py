@@ -113,6 +113,31 @@ def path_attention(path: Path, normed: Tensor, q: Tensor, k: Tensor, v: Tensor) 
     return total
 
 
+def check_pictures(images: Any, patch: tuple[int, int]) -> None:
+    """Refuse pictures that whole patches do not cover: the rest would be left out, and the map stretched over it.
+
+    Args:
+        images: Pictures ``(B, 3, H, W)``, or a list where they differ in size.
+        patch: Rows and columns of a patch in pixels.
+
+    Raises:
+        ValueError: A list, or a side that is no multiple of the patch's.
+    """
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            "Heatmaps are made of pictures of one size, and these come as they are. Set data.init_args.image_size to a "
+            f"multiple of {patch[0]}, the side of a patch."
+        )
+    for side, step in zip(images.shape[-2:], patch, strict=True):
+        if side % step:
+            below = side // step * step
+            near = f"{below} or {below + step}" if below else f"{step}"
+            raise ValueError(
+                f"Pictures of {images.shape[-2]} x {images.shape[-1]} pixels are no whole number of patches of "
+                f"{patch[0]} x {patch[1]}. Set data.init_args.image_size to {near}."
+            )
+
+
 def trunk_tokens(vit: VisionTransformer, images: Tensor, num_layers: int) -> Tensor:
     """Tokens ``(B, N, W)`` before the last ``num_layers`` blocks: what a path starts from, and what can be cached.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -101,18 +101,21 @@ def control_detections(
 
     Returns:
         For each of :data:`CONTROLS` its boxes: the whole image; a box of half its sides in the middle; the maps
-        replaced by noise; the maps of other classes.
+        replaced by noise; the maps of other classes, with their thresholds.
     """
     chosen = torch.as_tensor(list(classes), dtype=torch.long)
     height_width = (int(size[0]), int(size[1]))
     noise = random_maps((len(maps), maps.shape[1], maps.shape[2]), seed=0, index=index)
-    others = maps[permuted_classes(len(maps), seed=0)] if len(maps) > 1 else noise
     shifted = None if fitted is None else torch.quantile(noise.flatten(1), 0.75, dim=1)
+    others, theirs = noise, shifted
+    if len(maps) > 1:
+        order = permuted_classes(len(maps), seed=0)
+        others, theirs = maps[order], None if fitted is None else fitted[order]
     return {
         "whole_image": whole_image_boxes(chosen, height_width, presence[chosen]),
         "centre_box": centre_boxes(chosen, height_width, presence[chosen]),
         "noise_map": rule(noise, classes, size, presence, shifted),
-        "permuted_names": rule(others, classes, size, presence, fitted),
+        "permuted_names": rule(others, classes, size, presence, theirs),
     }
 
 
@@ -124,7 +127,7 @@ def classes_to_find(
     Args:
         source: ``all``; ``present``, as its annotation says (an oracle); ``top_k``, the most likely ones.
         presence: How likely each class is, ``(K,)``.
-        labels: Classes of the image's boxes, ``(n,)``; None without annotation.
+        labels: Classes of the image's boxes that count, ``(n,)``; None without annotation.
         top_k: Their number.
 
     Raises:
@@ -137,3 +140,34 @@ def classes_to_find(
     if labels is None:
         raise ValueError("class_source present needs annotations. Set class_source: top_k or all to predict.")
     return [int(label) for label in labels.unique()]
+
+
+def detect_batch(
+    rule: BoxRule, batch: Mapping[str, Any], maps: Tensor, presence: Tensor, fitted: Tensor | None,
+    source: Literal["all", "present", "top_k"], top_k: int, controls: bool,
+) -> dict[str, list[Detections]]:  # fmt: skip
+    """Boxes in each image of a batch, by detector.
+
+    Args:
+        rule: Makes boxes of maps.
+        batch: With ``size``, ``index`` and, for the classes that are present, ``box_labels`` and ``ignore``.
+        maps: Signed maps ``(B, K, rows, columns)``.
+        presence: Probability of each class, ``(B, K)``.
+        fitted: Thresholds of all classes ``(K,)``, for ``fitted``.
+        source: Which classes an image is searched for, see :func:`classes_to_find`.
+        top_k: As there.
+        controls: Whether the controls are asked too.
+
+    Returns:
+        For ``heatmap``, and each of :data:`CONTROLS` that is asked, its boxes in the B images.
+    """
+    found: dict[str, list[Detections]] = {name: [] for name in ("heatmap", *CONTROLS[: len(CONTROLS) * controls])}
+    for row, index in enumerate(batch["index"].tolist()):
+        labels = batch["box_labels"][row][~batch["ignore"][row]].cpu() if "box_labels" in batch else None
+        classes = classes_to_find(source, presence[row], labels, top_k)
+        asked = (maps[row], classes, batch["size"][row].tolist(), presence[row], fitted)
+        found["heatmap"].append(rule(*asked))
+        if controls:
+            for name, boxes in control_detections(rule, *asked, index).items():
+                found[name].append(boxes)
+    return found

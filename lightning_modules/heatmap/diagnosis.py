@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,26 @@ def class_coverage(
     for label in labels.unique().tolist():
         found[label] = box_coverage(boxes[labels == label], size, grid)
     return found
+
+
+def batch_coverage(batch: Mapping[str, Any], num_classes: int, grid: tuple[int, int]) -> Tensor:
+    """:func:`class_coverage` of B images, without what the data marks to be ignored: that is background here.
+
+    Args:
+        batch: With B ``boxes``, ``box_labels`` and ``ignore``, and ``size`` ``(B, 2)``.
+        num_classes: Number of classes K.
+        grid: Rows and columns of patches.
+
+    Returns:
+        ``(B, K, rows, columns)`` on the CPU.
+    """
+    columns = zip(*(batch[name] for name in ("boxes", "box_labels", "ignore", "size")), strict=True)
+    return torch.stack(
+        [
+            class_coverage(boxes[~ignore].cpu(), labels[~ignore].cpu(), num_classes, size.tolist(), grid)
+            for boxes, labels, ignore, size in columns
+        ]
+    )
 
 
 def area_under_roc(scores: Tensor, positive: Tensor) -> float:

@@ -1,19 +1,18 @@
-"""What a test collects of the heatmap and its controls, and what the training part decides."""
+"""What a test collects of the heatmap and its controls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.heatmap.boxes import upsample
 from lightning_modules.heatmap.detector import Detections
-from lightning_modules.heatmap.diagnosis import COLUMNS, COVERED, diagnose, gap_summary, gaps_by_class
+from lightning_modules.heatmap.diagnosis import COLUMNS, diagnose, gap_summary, gaps_by_class
 from lightning_modules.heatmap.localise import STEPS, best_overlaps, inside_pixels
-from lightning_modules.heatmap.thresholds import fit_class_thresholds
 from lightning_modules.metrics.detection import DetectionScores
 from lightning_modules.metrics.detection_intervals import bootstrap_average_precision
 from lightning_modules.metrics.localisation import PixelAveragePrecision, max_box_accuracy
@@ -21,46 +20,6 @@ from lightning_modules.metrics.named_rows import NamedRows
 
 HEADLINE = ("ap_05", "ap_10", "ap_20", "ap_50", "pxap", "max_box_accuracy_v2", "gap", "gap_positive", "patch_auroc")
 AP_AND_RECALL, ENDS = ("ap_", "recall_"), ("_low", "_high")
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What the training part decides.
-
-    Args:
-        signs: 1 or -1 for each class ``(K,)``.
-        thresholds: Similarity, after the sign, from which on a patch of each class counts as inside, ``(K,)`` float64.
-        count: Number of training images.
-    """
-
-    signs: Tensor
-    thresholds: Tensor
-    count: int
-
-    @classmethod
-    def from_maps(cls, images: Iterable[tuple[Tensor, Tensor]], fit_signs: bool) -> Fitted:
-        """Fit.
-
-        Args:
-            images: For each training image its maps, without sign, and the coverage, both ``(K, rows, columns)``.
-            fit_signs: Whether a class with a negative mean gap is turned round.
-        """
-        rows, cells, inside = [], [], []
-        for number, (maps, coverage) in enumerate(images):
-            rows.append(diagnose(maps, coverage, number))
-            cells.append(maps.flatten(1).T)
-            inside.append(coverage.flatten(1).T >= COVERED)
-        if not cells:
-            raise ValueError("The training part is empty, so there is nothing to fit signs or thresholds to.")
-        classes = cells[0].shape[1]
-        gaps = gaps_by_class(torch.cat(rows), classes)
-        signs = torch.where(gaps < 0, -1.0, 1.0).float() if fit_signs else torch.ones(classes)
-        thresholds = fit_class_thresholds(torch.cat(cells) * signs, torch.cat(inside))
-        return cls(signs, thresholds, len(rows))
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"signs": self.signs, "thresholds": self.thresholds, "count": self.count}
 
 
 class DetectorScores(nn.Module):
@@ -108,10 +67,10 @@ class DetectorScores(nn.Module):
 
         Args:
             index: Their positions in the data set, ``(B,)``.
-            targets: ``boxes`` (n, 4), ``labels`` (n,) and ``ignore`` (n,) of each.
+            targets: ``boxes`` (n, 4), ``labels`` (n,) and ``ignore`` (n,) of each; pixels of those are background.
             found: Detections in each by the name of the detector.
             maps: ``(B, K, rows, columns)``.
-            coverage: Share of each patch inside the boxes of each class, the same shape.
+            coverage: Share of each patch inside the boxes of each class that count, the same shape.
             sizes: Height and width of the pictures, ``(B, 2)``.
             side: Side of the squashed pictures, in which pixels are counted; None = do not look at pixels.
         """
@@ -121,7 +80,8 @@ class DetectorScores(nn.Module):
         if side is None:
             return
         for each, target, size, number in zip(maps, targets, sizes.tolist(), index.tolist(), strict=True):
-            boxes, labels = target["boxes"].cpu(), target["labels"].cpu()
+            counts = ~target["ignore"].cpu()
+            boxes, labels = target["boxes"].cpu()[counts], target["labels"].cpu()[counts]
             pixels = upsample(each[None], (side, side))
             inside = inside_pixels(boxes, labels, len(each), size, side)
             self.pixels.update(pixels, inside[None], torch.tensor([number]))
@@ -137,16 +97,19 @@ class DetectorScores(nn.Module):
 
         Returns:
             ``ap_05`` ... ``ap_50`` and ``recall_05`` ... of the method, its diagnosis, ``<control>_ap_05`` ... of each
-            control, and ``random_ap_05`` ...: the best of the controls, which is the floor.
+            control, and ``random_ap_05`` ...: the best of the controls, which is the floor. Without an object the APs
+            are NaN, and PxAP, MaxBoxAcc and the diagnosis are left out.
         """
         values = {**self.scores_of(self.detectors[0]).compute(), **gap_summary(self.rows.compute())}
         if not intervals:
             return {name: value for name, value in values.items() if not name.endswith(ENDS)}
         overlaps = self.overlaps.compute()[:, 2:].T.numpy()  # (STEPS, pairs of image and class)
-        pixels = self.pixels.compute()
-        values |= {name: pixels[name] for name in ("pxap", "random_pxap")}
-        values["max_box_accuracy"] = max_box_accuracy(overlaps)
-        values["max_box_accuracy_v2"] = max_box_accuracy(overlaps, (0.3, 0.5, 0.7))
+        pixels = self.pixels.per_class()
+        if pixels["maps_scored"].any():
+            values |= {name: float(np.nanmean(pixels[name])) for name in ("pxap", "random_pxap")}
+        if overlaps.size:
+            values["max_box_accuracy"] = max_box_accuracy(overlaps)
+            values["max_box_accuracy_v2"] = max_box_accuracy(overlaps, (0.3, 0.5, 0.7))
         values |= self._interval(self.detectors[0], "")
         for control in self.detectors[1:]:
             scores = self.scores_of(control).compute()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,10 +14,11 @@ from lightning_modules.backbones.prompts import class_embeddings, mean_embedding
 from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.base import BaseModule
 from lightning_modules.heatmap.adapter import AdaptedPath, AdapterName, TokenCache, inside_loss
-from lightning_modules.heatmap.dense import PathName, resolve_path
-from lightning_modules.heatmap.detector import CONTROLS, BoxRule, Detections, classes_to_find, control_detections
-from lightning_modules.heatmap.diagnosis import class_coverage
-from lightning_modules.heatmap.evaluation import HEADLINE, DetectorScores, Fitted
+from lightning_modules.heatmap.dense import PathName, check_pictures, resolve_path
+from lightning_modules.heatmap.detector import CONTROLS, BoxRule, Detections, detect_batch
+from lightning_modules.heatmap.diagnosis import batch_coverage
+from lightning_modules.heatmap.evaluation import HEADLINE, DetectorScores
+from lightning_modules.heatmap.fitted import Fitted, places_of
 from lightning_modules.heatmap.similarity import Redundancy, class_similarity, on_grid
 
 Batch = dict[str, Any]
@@ -109,6 +111,7 @@ class HeatmapDetection(BaseModule):
             p["threshold"], p["value"], p["label_on"], p["score"], p["min_area"], p["max_detections"], p["nms_iou"]
         )
         self.fitted: Fitted | None = None
+        self.fitted_in_training = False  # by mining, to weights that validation and checkpoint may have averaged
         self.cache = TokenCache()
 
     def configure_model(self) -> None:
@@ -130,13 +133,27 @@ class HeatmapDetection(BaseModule):
 
     def _place_encoder(self) -> None:
         """The encoder is no part of the module; it follows it to its device."""
+        if self.dtype != torch.float32:
+            raise ValueError("Maps are made in float32. Set trainer.precision to 32-true, 16-mixed or bf16-mixed.")
         self.encoder.towers.model.to(self.device)
 
-    on_fit_start = on_validation_start = on_test_start = on_predict_start = _place_encoder
+    def _check_names(self) -> None:
+        self._place_encoder()
+        known = list(getattr(self.trainer.datamodule, "display_names", ()))  # type: ignore[attr-defined]
+        if self.names != known:
+            raise ValueError(
+                f"model.init_args.class_names ({', '.join(self.names)}) are for predict: boxes are scored by the "
+                f"data's classes ({', '.join(known)}), in their order. Leave them out, or set data.init_args.classes."
+            )
+
+    on_fit_start = on_validation_start = on_test_start = _check_names
+    on_predict_start = _place_encoder
 
     def similarity(self, tokens: Tensor) -> Tensor:
-        """Raw similarities ``(B, HW, K)`` of dense tokens ``(B, 1 + HW, D)``, without the sign."""
-        return class_similarity(tokens, self.text, self.hparams["redundancy"], self.hparams["strength"], self.empty)
+        """Raw similarities ``(B, HW, K)`` of dense tokens ``(B, 1 + HW, D)``, without the sign, float32."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            p, tokens = self.hparams, tokens.float()
+            return class_similarity(tokens, self.text, p["redundancy"], p["strength"], self.empty)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Similarity of each patch, and the presence of each class.
@@ -148,30 +165,26 @@ class HeatmapDetection(BaseModule):
             Raw similarities without the sign, ``(B, K, rows, columns)``, and the zero-shot probability of each class in
             each image, ``(B, K)``; both float32.
         """
-        tokens = self.tokens(self.tokens.frozen(self.encoder.normalise(images))).float()
-        logits = PRESENCE_SCALE * nn.functional.normalize(tokens[:, 0], dim=-1) @ self.text.T
+        tokens = self.tokens(self.frozen(images)).float()
+        with torch.autocast(tokens.device.type, enabled=False):
+            logits = PRESENCE_SCALE * nn.functional.normalize(tokens[:, 0], dim=-1) @ self.text.T
         return on_grid(self.similarity(tokens), self.tokens.vit.grid(images)), logits.softmax(dim=-1)
 
-    def frozen_tokens(self, batch: Batch) -> Tensor:
-        """What the frozen part makes of training images; training keeps it in the cache."""
-        index = batch["index"].tolist()
-        found = self.cache.get(index)
-        if found is None:
-            found = self.tokens.frozen(self.encoder.normalise(batch["image"].to(self.device)))
-            if self.training:
-                self.cache.put(index, found)
-        return found.to(self.device)
+    def frozen(self, images: Tensor, places: list[int] | slice = slice(None)) -> Tensor:
+        """What the frozen part makes of the pictures ``(B, 3, H, W)`` at some places of a batch."""
+        check_pictures(images, self.tokens.vit.patch_size)
+        return self.tokens.frozen(self.encoder.normalise(images[places].to(self.device)))
 
-    def coverage(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """Share of each patch inside the boxes of each class, ``(B, K, rows, columns)`` on the CPU."""
-        columns = (batch[name] for name in ("boxes", "box_labels", "size"))
-        rows = zip(*columns, strict=True)
-        return torch.stack([class_coverage(b.cpu(), c.cpu(), len(self.names), s.tolist(), grid) for b, c, s in rows])
+    def training_tokens(self, batch: Batch) -> Tensor:
+        """Dense tokens ``(B, 1 + HW, D)`` of training images; training keeps what is frozen of them in the cache."""
+        index, compute = batch["index"].tolist(), partial(self.frozen, batch["image"])
+        return self.tokens(self.cache.tokens(index, compute, self.device, keep=self.training))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of patches inside against outside the boxes."""
-        similarity = self.similarity(self.tokens(self.frozen_tokens(batch)).float())  # (B, HW, K)
-        inside = self.coverage(batch, self.tokens.vit.grid(batch["image"])).flatten(2).transpose(1, 2).to(self.device)
+        similarity = self.similarity(self.training_tokens(batch))  # (B, HW, K)
+        coverage = batch_coverage(batch, len(self.names), self.tokens.vit.grid(batch["image"]))
+        inside = coverage.flatten(2).transpose(1, 2).to(self.device)
         loss = inside_loss(similarity, inside, self.hparams["logit_scale"], self.bias)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]))
         self.fitted = None  # what was fitted belongs to earlier weights
@@ -188,19 +201,24 @@ class HeatmapDetection(BaseModule):
 
     def fit_to_training_items(self) -> None:
         """Signs and thresholds of the classes from the training part, where asked for, under the present weights."""
-        if self.fitted is not None or "fitted" not in (self.hparams["sign"], self.hparams["threshold"]):
+        p, training = self.hparams, self.trainer.training
+        if "fitted" not in (p["sign"], p["threshold"]) or (self.fitted and self.fitted_in_training == training):
             return
+        places = places_of(self.names, getattr(getattr(self.trainer, "datamodule", None), "display_names", ()))
         was_training = self.training
         self.eval()
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
-            self.fitted = Fitted.from_maps(self._training_maps(), self.hparams["sign"] == "fitted")
+            self.fitted = Fitted.from_maps(self._training_maps(places), p["sign"])
         self.train(was_training)
+        self.fitted_in_training = training
 
-    def _training_maps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.trainer.datamodule.gallery_dataloader():  # type: ignore[attr-defined]
+    def _training_maps(self, places: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        for batch in data.gallery_dataloader():
+            similarity = self.similarity(self.training_tokens(batch))
             grid = self.tokens.vit.grid(batch["image"])
-            maps = on_grid(self.similarity(self.tokens(self.frozen_tokens(batch)).float()), grid).cpu()
-            yield from zip(maps, self.coverage(batch, grid), strict=True)
+            coverage = batch_coverage(batch, len(data.display_names), grid)[:, places]
+            yield from zip(on_grid(similarity, grid).cpu(), coverage, strict=True)
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = fit_to_training_items
 
@@ -213,25 +231,9 @@ class HeatmapDetection(BaseModule):
         return maps * float(self.hparams["sign"]), presence
 
     def detect(self, batch: Batch, maps: Tensor, presence: Tensor, controls: bool) -> dict[str, list[Detections]]:
-        """Boxes in each image of a batch, by detector.
-
-        Args:
-            batch: With ``size``, ``index`` and, for the classes that are present, ``box_labels``.
-            maps: Signed maps.
-            presence: Probability of each class.
-            controls: Whether the controls are asked too.
-        """
+        """Boxes in each image of a batch, by detector; see ``detector.detect_batch``."""
         p, fitted = self.hparams, self.fitted.thresholds if self.hparams["threshold"] == "fitted" else None
-        found: dict[str, list[Detections]] = {name: [] for name in ("heatmap", *CONTROLS[: len(CONTROLS) * controls])}
-        for row, index in enumerate(batch["index"].tolist()):
-            labels = batch["box_labels"][row].cpu() if "box_labels" in batch else None
-            classes = classes_to_find(p["class_source"], presence[row], labels, p["top_k"])
-            asked = (maps[row], classes, batch["size"][row].tolist(), presence[row], fitted)
-            found["heatmap"].append(self.rule(*asked))
-            if controls:
-                for name, boxes in control_detections(self.rule, *asked, index).items():
-                    found[name].append(boxes)
-        return found
+        return detect_batch(self.rule, batch, maps, presence, fitted, p["class_source"], p["top_k"], controls)
 
     def find_boxes(self, batch: Batch) -> list[Detections]:
         """The boxes of the heatmap in each image of a batch, as ``predict`` gives them and the miner asks for them."""
@@ -244,7 +246,7 @@ class HeatmapDetection(BaseModule):
         columns = zip(*(batch[name] for name in ("boxes", "box_labels", "ignore")), strict=True)
         targets = [{"boxes": boxes, "labels": labels, "ignore": ignore} for boxes, labels, ignore in columns]
         found = self.detect(batch, maps, presence, controls)
-        coverage = self.coverage(batch, (maps.shape[-2], maps.shape[-1]))
+        coverage = batch_coverage(batch, len(self.names), (maps.shape[-2], maps.shape[-1]))
         side = batch["image"].shape[-1] if controls else None
         self.scores.update(batch["index"], targets, found, maps, coverage, batch["size"].cpu(), side)
         return {"maps": maps, "found": found["heatmap"], "names": self.names}
@@ -288,10 +290,11 @@ class HeatmapDetection(BaseModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the class names, and what was fitted."""
-        checkpoint["heatmap"] = {"names": self.names, "fitted": self.fitted.state_dict() if self.fitted else None}
+        """Keep the class names, and what was fitted to the weights that are kept."""
+        fitted = None if self.fitted is None or self.fitted_in_training else self.fitted.state_dict()
+        checkpoint["heatmap"] = {"names": self.names, "fitted": fitted}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up what was fitted."""
-        fitted = checkpoint["heatmap"]["fitted"]
-        self.fitted = Fitted(**fitted) if fitted else None
+        """Take up what was fitted, where it holds for the classes and maps of this run; else it is fitted anew."""
+        self.fitted = Fitted.from_checkpoint(checkpoint, self.names, self.hparams)
+        self.fitted_in_training = False

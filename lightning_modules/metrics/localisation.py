@@ -13,7 +13,7 @@ from lightning_modules.metrics.boxes import Floats
 from lightning_modules.metrics.detection_curves import class_means
 from lightning_modules.metrics.rows import Ints, RowMetric, ragged_rows
 
-RESOLUTION = 2**-11  # about 0.0005: cosines and maps between 0 and 1 keep some thousand levels
+RESOLUTION = 2**-14  # about 0.00006: cosines keep some thousand levels
 
 
 class PixelAveragePrecision(RowMetric):
@@ -25,7 +25,9 @@ class PixelAveragePrecision(RowMetric):
     ``classes_scored`` and ``maps_scored``.
 
     Scores are rounded to multiples of ``resolution`` and counted, so no range need be known and nothing depends on the
-    number of processes or on batches. Each map keeps 16 bytes for every level that it takes, at most twice that.
+    number of processes or on batches. Each map keeps 8 bytes for every level that it takes, at most twice that: 12 KiB
+    for a smooth map of 448 x 448 pixels with a standard deviation of .01, 50 KiB with .05. Pixels on one level tie, and
+    that lowers PxAP: with the default by less than .001 at a standard deviation of .01, by .007 at .001.
 
     Args:
         num_classes: Number of classes.
@@ -45,11 +47,11 @@ class PixelAveragePrecision(RowMetric):
     """
 
     higher_is_better = True
-    levels: list[Tensor]  # (L, 2) int64: twice the level, plus 1 inside the truth; pixels there
+    levels: list[Tensor]  # (L, 2) int32: twice the level, plus 1 inside the truth; pixels there
     maps: list[Tensor]  # (P, 3) int64: dataset index, class, rows of ``levels``
 
     def __init__(self, num_classes: int, resolution: float = RESOLUTION, **kwargs: Any) -> None:
-        super().__init__({"levels": (2, torch.int64), "maps": (3, torch.int64)}, **kwargs)
+        super().__init__({"levels": (2, torch.int32), "maps": (3, torch.int64)}, **kwargs)
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; there must be at least one class.")
         if not resolution > 0:
@@ -77,7 +79,7 @@ class PixelAveragePrecision(RowMetric):
         if len(image) == 0:
             return
         levels, sizes = count_levels(maps[image, label], truth[image, label].bool(), self.resolution)
-        self.levels.append(levels.to(self.device))
+        self.levels.append(levels.to(self.device, torch.int32))
         self.maps.append(torch.stack([index[image], label, sizes], dim=1).to(self.device))
 
     def per_class(self) -> dict[str, Floats]:
@@ -85,16 +87,8 @@ class PixelAveragePrecision(RowMetric):
 
         Returns:
             ``pxap`` and ``random_pxap`` -> (C,), NaN for a class without pixels, and ``maps_scored`` -> (C,).
-
-        Raises:
-            ValueError: No map of a present class was seen.
         """
         levels, maps = self.gathered()
-        if len(maps) == 0:
-            raise ValueError(
-                "The metric has seen no map of a present class: call update(maps, truth, index) for each batch before "
-                "compute(), and check that truth is not all False."
-            )
         # a sampler that pads the last batch of a process repeats images: each index and class counts once
         _, first = np.unique(maps[:, :2], axis=0, return_index=True)
         starts = maps[:, 2].cumsum() - maps[:, 2]
@@ -119,6 +113,11 @@ class PixelAveragePrecision(RowMetric):
             ValueError: No map of a present class was seen.
         """
         values = self.per_class()
+        if not values["maps_scored"].any():
+            raise ValueError(
+                "The metric has seen no map of a present class: call update(maps, truth, index) for each batch before "
+                "compute(), and check that truth is not all False."
+            )
         return {
             "pxap": float(class_means(values["pxap"])),
             "random_pxap": float(class_means(values["random_pxap"])),

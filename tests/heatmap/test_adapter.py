@@ -71,9 +71,20 @@ def test_loss_against_a_loop() -> None:
     assert torch.isfinite(inside_loss(similarity, torch.zeros_like(coverage), 7.0, 0.0))
 
 
-def test_the_cache_gives_back_what_it_was_given() -> None:
-    cache, tokens = TokenCache(), torch.randn(3, 5, 4)
-    assert cache.get([4, 2]) is None
-    cache.put([2, 9, 4], tokens)
-    torch.testing.assert_close(cache.get([4, 2]), tokens[[2, 0]].half().float())
-    assert cache.get([4, 3]) is None
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_cache_computes_what_it_lacks_and_nothing_else(keep) -> None:
+    cache, tokens, asked = TokenCache(), torch.randn(5, 3, 4), []
+
+    def of(*index: int) -> torch.Tensor:
+        def compute(places: list[int]) -> torch.Tensor:
+            asked.append([index[place] for place in places])
+            return tokens[asked[-1]]
+
+        with torch.autocast("cpu", torch.bfloat16):  # stacks no float16 on a CPU
+            return cache.tokens(index, compute, torch.device("cpu"), keep)
+
+    halves = tokens.half().float() if keep else tokens
+    assert torch.equal(of(2, 4, 1), tokens[[2, 4, 1]])  # exact where it is computed
+    assert torch.equal(of(1, 0, 4), torch.stack([halves[1], tokens[0], halves[4]]))
+    assert torch.equal(of(0, 2), halves[[0, 2]])
+    assert asked == ([[2, 4, 1], [0]] if keep else [[2, 4, 1], [1, 0, 4], [0, 2]])

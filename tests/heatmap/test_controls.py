@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lightning_modules.heatmap.controls import centre_boxes, permuted_classes, random_maps, whole_image_boxes
+from lightning_modules.heatmap.detector import BoxRule, control_detections
 
 
 @pytest.mark.parametrize(("control", "box"), [(whole_image_boxes, [0, 0, 60, 40]), (centre_boxes, [15, 10, 45, 30])])
@@ -66,3 +67,15 @@ def test_all_derangements_are_equally_probable():
 def test_one_class_cannot_be_exchanged():
     with pytest.raises(ValueError, match="2 or more"):
         permuted_classes(1, 0)
+
+
+def test_the_map_of_another_name_has_its_own_threshold():
+    maps = torch.zeros(3, 4, 4)
+    maps[:, 0, 0] = torch.tensor([1.0, 2.0, 3.0])  # where the object of each name is, and nothing else
+    order, presence = permuted_classes(3, seed=0), torch.ones(3)
+    rule = BoxRule("fitted", 0.0, "grid", "max", 0.0, 100, None)
+    asked = ([0, 1, 2], (4, 4), presence, torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64))
+    found = control_detections(rule, maps, *asked, index=0)["permuted_names"]
+    assert dict(zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)) == {
+        label: float(order[label] + 1) for label in range(3)
+    }

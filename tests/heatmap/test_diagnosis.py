@@ -10,6 +10,7 @@ import torch
 
 from lightning_modules.heatmap.diagnosis import (
     area_under_roc,
+    batch_coverage,
     box_coverage,
     class_coverage,
     diagnose,
@@ -28,6 +29,14 @@ def test_coverage_is_the_share_of_pixels() -> None:
         wanted = mask.reshape(3, height // 3, 2, width // 2).mean((1, 3))
         box = torch.tensor([[x[0], y[0], x[1], y[1]]], dtype=torch.float32)
         np.testing.assert_allclose(box_coverage(box, (height, width), (3, 2)).numpy(), wanted, atol=1e-6)
+
+
+def test_ignored_objects_cover_nothing() -> None:
+    boxes, labels = torch.tensor([[0.0, 0, 4, 8], [4, 0, 8, 8]]), torch.tensor([0, 1])
+    columns = {"boxes": [boxes, boxes], "box_labels": [labels, labels], "size": torch.tensor([[8, 8], [8, 8]])}
+    ignore = [torch.tensor([False, False]), torch.tensor([False, True])]
+    left, right, nothing = [[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 0.0]]
+    assert batch_coverage({**columns, "ignore": ignore}, 2, (1, 2)).tolist() == [[left, right], [left, nothing]]
 
 
 def test_coverage_of_several_boxes_and_classes() -> None:

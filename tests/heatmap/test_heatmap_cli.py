@@ -181,6 +181,8 @@ MISTAKES = {
     "oracle": (["--data.init_args.predict_images", "world/JPEGImages-test"],
                ["class_source present needs annotations", "top_k"]),
     "nothing to train": ([], ["nothing to train", "adapter: linear"]),
+    "order": (["--model.init_args.class_names", "[harbor, ship]"], ["harbor, ship) are for predict"]),
+    "half": (["--trainer.precision", "bf16-true"], ["bf16-mixed"]),
     "resnet": (["-c", "resnet.yaml"], ["no vision transformer", "Take a ViT"]),
 }  # fmt: skip
 

@@ -67,6 +67,14 @@ def test_finer_levels_than_the_resolution_hardly_matter():
     assert metric.per_class()["pxap"][1] == pytest.approx(pooled(maps, truth, 1)[0], abs=1e-3)
 
 
+def test_the_default_suits_flat_maps():
+    maps, truth = make(images=40)
+    maps = (maps + torch.rand(maps.shape, generator=torch.Generator().manual_seed(0)) / 2**11) / 30  # deviation .01
+    metric = PixelAveragePrecision(3)
+    metric.update(maps, truth, torch.arange(40))
+    assert metric.per_class()["pxap"][0] == pytest.approx(pooled(maps, truth, 0)[0], abs=1e-3)
+
+
 def test_constant_and_perfect_maps():
     truth = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
     truth[..., :2] = True
