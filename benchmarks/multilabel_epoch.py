@@ -75,7 +75,7 @@ class RandomSource:
     """
 
     def __init__(self, folder: Path, shape: Shape | None = None) -> None:
-        self.encoder = None
+        self.encoder, self.path = None, folder
         self.class_names = [f"class {i}" for i in range(CLASSES)]
         if shape is not None:
             self._write(folder, shape)
@@ -135,8 +135,8 @@ class BareLoop:
     def _batches(self, rows: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         epoch = 0
         while True:
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(SEED + epoch))
-            drawn = torch.randint(TEXTS, order.shape, generator=torch.Generator().manual_seed(SEED + epoch))
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(100_003 * SEED + epoch))
+            drawn = torch.randint(TEXTS, order.shape, generator=torch.Generator().manual_seed(100_003 * SEED + epoch))
             torch.manual_seed(SEED + 100_003 * epoch)  # of the dropout, as the module sets it
             for positions in order.split(batch_size):
                 picked = rows[positions]

@@ -32,9 +32,14 @@ class MultilabelPredictions(Callback):
 
     Args:
         worst: Items with the lowest label-ranking average precision of which the picture is kept, in each part.
+
+    Raises:
+        ValueError: ``worst`` below 1.
     """
 
     def __init__(self, worst: int = 12) -> None:
+        if worst < 1:
+            raise ValueError(f"worst is {worst}; at least 1 item of each part is kept. Set it to 12, for example.")
         self.worst = worst
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -89,7 +89,7 @@ class BatchSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[Picked]:
         order, texts = np.arange(self.count), np.zeros(self.count, np.int64)
         if self.shuffle:
-            seed = self.seed + self.epoch
+            seed = 100_003 * self.seed + self.epoch  # so that no epoch of a seed is an epoch of the next seed
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed)).numpy()
             texts = torch.randint(self.texts, (self.count,), generator=torch.Generator().manual_seed(seed)).numpy()
         mine = order[self.rank :: self.num_replicas][: self.num_samples]

@@ -102,7 +102,7 @@ def read_hdf5(path: Path, matlab: bool = False) -> Arrays:
 
 
 def read_mat(path: Path) -> Arrays:
-    """The numeric arrays of a MATLAB file of any version."""
+    """The numeric arrays of a MATLAB file of any version; sparse ones, before version 7.3, as full ones."""
     import scipy.io
 
     with path.open("rb") as file:
@@ -110,7 +110,8 @@ def read_mat(path: Path) -> Arrays:
     if is_hdf5:
         return read_hdf5(path, matlab=True)
     content = scipy.io.loadmat(str(path))
-    return {key: value for key, value in content.items() if not key.startswith("__")}
+    arrays = {key: value for key, value in content.items() if not key.startswith("__")}
+    return {key: value.toarray() if hasattr(value, "toarray") else value for key, value in arrays.items()}
 
 
 def read_npz(path: Path) -> Arrays:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -242,6 +244,14 @@ class FlickrCaptions(ImageTextData):
             labels=np.zeros((len(captions), 0), np.uint8),
             class_names=[],
         )
+
+    @property
+    def parts_name(self) -> str:
+        """With Karpathy's parts their hash too, so that they replace a drawn part that was saved before."""
+        if not self._parts:
+            return super().parts_name
+        digest = hashlib.sha256(json.dumps(self._parts, sort_keys=True).encode()).hexdigest()
+        return f"{super().parts_name}-karpathy-{digest[:12]}"
 
     def draw(self, records: Records) -> Splits:
         """Karpathy's parts, or a drawn test part."""

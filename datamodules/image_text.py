@@ -118,15 +118,19 @@ class ImageTextData(BaseDataModule):
         return f"query{self.num_query}-seed{self.split_seed}"
 
     @property
+    def parts_name(self) -> str:
+        """What the parts depend on beside the items, for the name of the saved file; asked for after ``read``."""
+        if self.protocol == "holdout":
+            return f"holdout-{self.holdout_name}"
+        return f"query{self.num_query}-train{self.num_train}-seed{self.split_seed}"
+
+    @property
     def splits_file(self) -> Path:
-        """The file of the saved parts; its name changes with the items and the arguments."""
+        """The file of the saved parts; its name changes with the items and with what the parts depend on."""
         kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
         corrupt = "-skipped" if self.skip_corrupt else ""
         items = fingerprint_records(self._all)[:12]
-        numbers = f"query{self.num_query}-train{self.num_train}-seed{self.split_seed}"
-        if self.protocol == "holdout":
-            numbers = f"holdout-{self.holdout_name}"
-        return self.split_dir / f"{kind}-{numbers}{corrupt}-{items}.json"
+        return self.split_dir / f"{kind}-{self.parts_name}{corrupt}-{items}.json"
 
     @cached_property
     def _all(self) -> Records:

@@ -154,6 +154,7 @@ class MultilabelData(BaseDataModule):
         self.items: dict[str, ImageTextDataset] = {part: data.dataset(part) for part in parts}
         self.ids = {part: items.records.ids for part, items in self.items.items()}
         self.labels = {part: items.records.labels for part, items in self.items.items()}
+        self.features_name = self.source.path.name  # now, as towers that are trained become others
         self.features: dict[str, FeatureSplit] = {}
         if not self.live:
             self.features = {part: self.source.open(part) for part in parts}

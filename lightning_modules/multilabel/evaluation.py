@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_modules.metrics.multilabel import multilabel_scores
 from lightning_modules.metrics.multilabel_decisions import threshold_scores
 from lightning_modules.metrics.multilabel_thresholds import fit_thresholds
+from lightning_modules.multilabel.checks import check_neighbours
 from lightning_modules.multilabel.knn import KnnVotes
 
 CONVENTION = (
@@ -45,18 +46,36 @@ class Fitted:
 
     @classmethod
     def from_training_items(
-        cls, probabilities: dict[str, Tensor], labels: Tensor, votes: KnnVotes | None, class_names: list[str]
+        cls, found: dict[str, Tensor], class_names: list[str], voting: tuple[int, float] | None
     ) -> Fitted:
         """Fit.
 
         Args:
-            probabilities: For each way of scoring, of the training items, ``(N, C)``.
-            labels: Their labels, ``(N, C)``.
-            votes: The gallery of the KNN head; its items' probabilities must leave their own vote out.
+            found: Of the training items the ``labels`` ``(N, C)``, the probabilities ``(N, C)`` by way of scoring and
+                the ``codes`` ``(N, bits)``, where there are some.
             class_names: C names.
+            voting: K and temperature of the KNN head; None = another head.
         """
+        labels = found["labels"]
+        votes = KnnVotes(found["codes"], labels, *voting) if voting else None
+        probabilities = {kind: values for kind, values in found.items() if kind not in ("labels", "codes")}
+        if votes:
+            probabilities["binary"] = votes.leave_one_out()
         thresholds = {kind: fit_thresholds(values, labels).float() for kind, values in probabilities.items()}
         return cls(thresholds, labels.float().mean(dim=0), len(labels), votes, class_names)
+
+    def voted_by(self, k: int, temperature: float) -> Fitted:
+        """The same gallery with other votes and the thresholds that belong to them; without a gallery unchanged.
+
+        Raises:
+            ValueError: The gallery is too small for ``k``.
+        """
+        if self.votes is None or (self.votes.k, self.votes.temperature) == (k, temperature):
+            return self
+        check_neighbours(k, len(self.votes))
+        votes = KnnVotes(self.votes.codes, self.votes.labels, k, temperature)
+        thresholds = {"binary": fit_thresholds(votes.leave_one_out(), votes.labels).float()}
+        return replace(self, votes=votes, thresholds=thresholds)
 
     @property
     def absent_classes(self) -> list[str]:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from lightning_modules.base import BaseModule
 from lightning_modules.metrics.multilabel import MultilabelScores, multilabel_scores
 from lightning_modules.metrics.multilabel_floors import prior_scores
+from lightning_modules.multilabel.checks import check_neighbours, check_settings, check_split, check_trained
 from lightning_modules.multilabel.evaluation import Fitted, in_order, joined, part_scores, selection_notes, test_notes
-from lightning_modules.multilabel.knn import KnnVotes
 from lightning_modules.multilabel.losses import alignment_loss, loss_terms
-from lightning_modules.multilabel.model import HashClassifier, check_neighbours, check_settings, scorings
+from lightning_modules.multilabel.model import HashClassifier, scorings
 from lightning_modules.multilabel.networks import decompose
 from lightning_modules.multilabel.schedule import adamw_with_schedule, optimiser_steps
 from lightning_modules.multilabel.towers import LiveTowers
@@ -102,10 +102,12 @@ class MultilabelHashing(BaseModule):
     def configure_models(self) -> None:
         """Build the networks at once when the widths are given."""
         self.scorings = scorings(self.hparams["bits"], self.hparams["head"])
+        self.voting = (self.hparams["knn_neighbours"], self.hparams["knn_temperature"])
         self.fitted: Fitted | None = None
         self.predictions: dict[str, dict[str, Tensor]] = {}
         self.split_sha256: str | None = None  # of the items that the weights were trained and selected on
         self.selection_score = math.nan  # of these weights
+        self.selection_count = 0  # items that it is of
         if None not in (self.hparams["image_dim"], self.hparams["text_dim"], self.hparams["num_classes"]):
             self._build()
 
@@ -162,24 +164,18 @@ class MultilabelHashing(BaseModule):
             batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in data.gallery_dataloader())
             found = joined((*self.model.scored(*self.embeddings(batch), None), batch["labels"]) for batch in batches)
         self.train(was_training)
-        votes, labels = None, found.pop("labels")
-        if self.hparams["head"] == "knn":
-            votes = KnnVotes(found["codes"], labels, self.hparams["knn_neighbours"], self.hparams["knn_temperature"])
-            found["binary"] = votes.leave_one_out()
-        found.pop("codes", None)
-        self.fitted = Fitted.from_training_items(found, labels, votes, list(data.class_names))
+        voting = self.voting if self.hparams["head"] == "knn" else None
+        self.fitted = Fitted.from_training_items(found, list(data.class_names), voting)
         return self.fitted
 
     def check_items(self) -> None:
-        """Remember what is trained on; refuse weights that were trained on what is to be scored, and too large a K."""
+        """Remember what is trained on; refuse weights of no training or of other items, and too large a K."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.trainer.state.fn != "fit":
+            check_trained(self.split_sha256)
         if self.hparams["head"] == "knn":
             check_neighbours(self.hparams["knn_neighbours"], len(data.rows["train"]))
-        if self.split_sha256 not in (None, data.split_sha256):
-            raise ValueError(
-                "The checkpoint was trained on other items than this fold's: what would be scored here may have been "
-                "trained on. Give fold, num_folds, split_seed, stratified and select_fraction the values of its run."
-            )
+        check_split(self.split_sha256, data.split_sha256)
         self.split_sha256 = data.split_sha256
 
     on_train_start = check_items
@@ -187,6 +183,7 @@ class MultilabelHashing(BaseModule):
     def on_validation_epoch_start(self) -> None:
         """Collect the gallery that validation needs."""
         self.check_items()
+        self.predictions = {}  # of an earlier test
         self.votes = self.fit_to_training_items().votes if self.hparams["head"] == "knn" else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -202,9 +199,9 @@ class MultilabelHashing(BaseModule):
             self.scores[kind].reset()
             self.log_dict({f"val/{kind}_{name}": value for name, value in scores.items()}, sync_dist=True)
             if kind == self.scorings[0]:
-                self.selection_score = scores["map_macro"]
+                self.selection_score, self.selection_count = scores["map_macro"], len(labels)
                 self.log("val/map", scores["map_macro"], prog_bar=True, sync_dist=True)
-        if self.trainer.validating:
+        if self.trainer.state.fn == "validate":
             floors = prior_scores(self.fit_to_training_items().train_frequency, labels.cpu())
             self.log_dict({f"val/random_{name}": value for name, value in floors.items()}, sync_dist=True)
 
@@ -235,16 +232,16 @@ class MultilabelHashing(BaseModule):
                 scores = part_scores(probabilities, labels, fitted.thresholds[kind])
                 self.log_dict({f"{part}/{kind}_{name}": value for name, value in scores.items()}, sync_dist=True)
                 self.predictions.setdefault(part, {"index": index, "labels": labels})[kind] = probabilities
-            floors = {
-                f"{part}/random_{name}": value for name, value in prior_scores(fitted.train_frequency, labels).items()
-            }
-            self.log_dict(floors, sync_dist=True)
+            floors = prior_scores(fitted.train_frequency, labels)
+            self.log_dict({f"{part}/random_{name}": value for name, value in floors.items()}, sync_dist=True)
             if self.hparams["bits"]:
                 self.predictions[part]["codes"] = in_order(self.test_codes[part])
 
     def on_predict_start(self) -> None:
         """Fit what the training items decide, where they are at hand and the checkpoint does not know it."""
-        if self.fitted is None and getattr(self.trainer.datamodule, "rows", None):
+        check_trained(self.split_sha256)
+        if getattr(self.trainer.datamodule, "rows", None):
+            self.check_items()
             self.fit_to_training_items()
         self.votes = self.fitted.votes if self.fitted else None
         if self.hparams["head"] == "knn" and self.votes is None:
@@ -267,25 +264,28 @@ class MultilabelHashing(BaseModule):
         return self.fitted.thresholds[self.scorings[0]] if self.fitted else None
 
     def result_notes(self) -> dict[str, Any]:
-        """What the figures of the last test mean."""
+        """What the figures of the last test or validation mean."""
         if not self.predictions:
-            return selection_notes(len(self.trainer.datamodule.rows["select"]))
-        settings = self.hparams["bits"], self.hparams["knn_neighbours"]
-        notes = test_notes(self.fit_to_training_items(), self.predictions, *settings)
+            return selection_notes(self.selection_count)
+        notes = test_notes(self.fit_to_training_items(), self.predictions, self.hparams["bits"], self.voting[0])
         data = self.trainer.datamodule
-        return {**notes, "folds_sha256": data.folds_sha256, **data.unlabelled()}
+        return {**notes, "folds_sha256": data.folds_sha256, "features": data.features_name, **data.unlabelled()}
+
+    def fit_for_checkpoint(self) -> None:
+        """Fit what a checkpoint keeps, unless that takes a pass of the towers over all images."""
+        if not self.trainer.datamodule.live or self.hparams["head"] == "knn":  # type: ignore[attr-defined]
+            self.fit_to_training_items()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was fitted; it is fitted now unless that takes a pass of the towers over all images."""
-        if not self.trainer.datamodule.live or self.hparams["head"] == "knn":
-            self.fit_to_training_items()
+        """Keep what was fitted."""
+        self.fit_for_checkpoint()
         checkpoint["fitted"] = self.fitted.state_dict() if self.fitted else None
         checkpoint["split_sha256"], checkpoint["selection_score"] = self.split_sha256, self.selection_score
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what was fitted with these weights."""
+        """Take what was fitted with these weights; the votes are those of this run's settings."""
         state = checkpoint.get("fitted")
-        self.fitted = Fitted.from_state_dict(state) if state else None
+        self.fitted = Fitted.from_state_dict(state).voted_by(*self.voting) if state else None
         self.split_sha256 = checkpoint.get("split_sha256")
         self.selection_score = checkpoint.get("selection_score", math.nan)
 

@@ -25,10 +25,11 @@ def learning_rate_factor(
     """What the learning rate is multiplied with in an optimiser step.
 
     Steps 0 to ``warmup_steps - 1`` rise in equal parts from ``1 / warmup_steps`` to 1. From there ``cosine`` falls to
-    the floor, reached in step ``total_steps - 1``, the last one. ``warm_restarts`` falls to the floor over
-    ``restart_epochs`` epochs, jumps back to 1, and makes each next fall ``restart_factor`` times as long; a run whose
-    length is not a sum of such falls (5, 15, 35, ... epochs after the warm-up by default) ends in mid-fall, at a
-    high rate. A run shorter than the warm-up only warms up. Later steps than the last keep the floor of ``cosine``.
+    the floor, reached in step ``total_steps - 1``, the last one. ``warm_restarts`` falls towards the floor over the
+    ``restart_epochs`` epochs after the warm-up, of which the first step has the factor 1, jumps back to 1, and makes
+    each next fall ``restart_factor`` times as long; a run whose length is not a sum of such falls (5, 15, 35, ...
+    epochs after the warm-up by default) ends in mid-fall, at a high rate. A run shorter than the warm-up only warms up.
+    Later steps than the last keep the floor of ``cosine``.
 
     Args:
         step: Optimiser step, from 0.
@@ -66,18 +67,16 @@ def learning_rate_factor(
         raise ValueError(f"floor is {floor}; the lowest learning rate is a fraction of the highest, 0 to 1.")
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    peak = max(warmup_steps - 1, 0)  # the step that has the full rate
-    after = step - peak
     if schedule == "cosine":
-        fall = max(total_steps - 1 - peak, 1)
-        progress = min(after / fall, 1.0)
+        peak = max(warmup_steps - 1, 0)  # the step that has the full rate
+        progress = min((step - peak) / max(total_steps - 1 - peak, 1), 1.0)
     else:
         if min(steps_per_epoch, restart_epochs, restart_factor) < 1 or restart_factor != int(restart_factor):
             raise ValueError(
                 f"steps_per_epoch is {steps_per_epoch}, restart_epochs {restart_epochs} and restart_factor "
                 f"{restart_factor}; warm restarts need whole numbers of at least 1."
             )
-        fall = restart_epochs * steps_per_epoch
+        after, fall = step - warmup_steps, restart_epochs * steps_per_epoch
         while after >= fall and restart_factor > 1:
             after -= fall
             fall *= restart_factor

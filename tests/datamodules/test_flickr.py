@@ -92,6 +92,20 @@ def test_flickr_captions_of_each_format(tmp_path, kind, caption_files):
     assert FlickrCaptions(str(tmp_path), num_query=2, split_dir=str(tmp_path / "s")).splits == data.splits
 
 
+@pytest.mark.parametrize("protocol", ["retrieval", "holdout"])
+def test_karpathys_file_replaces_a_drawn_part_of_the_same_items(tmp_path, protocol, caption_files):
+    def test_part():
+        data = FlickrCaptions(str(tmp_path), num_query=2, split_dir=str(tmp_path / "s"), protocol=protocol)
+        return data.splits["query" if protocol == "retrieval" else "test"]
+
+    caption_files(tmp_path, "csv")
+    (tmp_path / "Images").rename(tmp_path / "images")
+    drawn = test_part()
+    caption_files(tmp_path, "karpathy")
+    assert test_part() == ["1003.jpg", "1004.jpg"] != drawn
+    assert len(list((tmp_path / "s").iterdir())) == 2
+
+
 def test_flickr_captions_bad_input(tmp_path, caption_files):
     with pytest.raises(FileNotFoundError, match="no caption file"):
         _ = FlickrCaptions(str(tmp_path)).splits

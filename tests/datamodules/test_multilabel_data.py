@@ -70,6 +70,18 @@ def test_texts_and_order_are_drawn_anew_in_each_epoch_and_the_same_when_repeated
     assert 0 < runs[0][1].mean() < 1  # both captions come
 
 
+def test_no_epoch_of_a_seed_is_an_epoch_of_another(data) -> None:
+    orders = {}
+    for seed in range(3):
+        sampler = BatchSampler(FeatureBatches(data.features["development"]), 2, 16, shuffle=True, seed=seed)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            orders[seed, epoch] = tuple(np.concatenate([positions for positions, _ in sampler]).tolist())
+    assert len(set(orders.values())) == 9
+    expected = torch.randperm(120, generator=torch.Generator().manual_seed(2 * 100_003 + 1))
+    assert list(orders[2, 1]) == expected.tolist()
+
+
 @pytest.mark.parametrize(("shuffle", "drop_last"), [(True, False), (True, True), (False, False)])
 def test_processes_share_the_items(monkeypatch, data, shuffle, drop_last) -> None:
     dataset = FeatureBatches(data.features["development"])

@@ -50,10 +50,13 @@ def write_source(kind, folder, parts):
     flat = {f"{name}_{key}": array for name, part in parts.items() for key, array in part.items()}
     if kind == "npz":
         np.savez(folder / "f.npz", **flat)
-    elif kind == "mat":
+    elif kind in ("mat", "sparse mat"):
         import scipy.io
 
-        scipy.io.savemat(folder / "f.mat", matlab_keys(parts))
+        arrays = matlab_keys(parts)
+        if kind == "sparse mat":
+            arrays |= {key: scipy.sparse.csc_matrix(array) for key, array in arrays.items() if key[0] in "TL"}
+        scipy.io.savemat(folder / "f.mat", arrays)
     else:
         import h5py
 
@@ -75,7 +78,7 @@ def opened(source, **arguments):
     return data
 
 
-@pytest.mark.parametrize("kind", ["pkl", "npz", "h5", "mat", "mat73"])
+@pytest.mark.parametrize("kind", ["pkl", "npz", "h5", "mat", "sparse mat", "mat73"])
 def test_every_layout_gives_the_arrays_that_were_written(kind, tmp_path, parts):
     data = opened(write_source(kind, tmp_path, parts))
     assert (data.image_dim, data.text_dim, data.num_classes) == (6, 3, 4)

@@ -18,7 +18,7 @@ CONFIG = """\
 seed_everything: 1
 trainer:
   default_root_dir: runs/world
-  max_epochs: 20
+  max_epochs: 40
   accelerator: cpu
   enable_progress_bar: false
   enable_model_summary: false
@@ -82,6 +82,7 @@ def test_fit_test_and_predict_on_the_test_items_and_on_a_folder(run_cli, place) 
         assert metrics[f"{part}/soft_map_micro"] > found["floors"][f"{part}/soft_map_micro"] + 0.03
         assert 0.1 < found["notes"][f"random_codes_map_macro_{part}"] < 0.5
     assert sum(found["n"].values()) < 100  # the selection items are not scored
+    assert found["notes"]["features"].startswith("coco-tiny-clip-")  # the name of the cache, which ends in its hash
     with np.load(folder / "predictions.npz") as arrays:
         areas, labels = arrays["fold_areas"], arrays["fold_labels"]
         np.testing.assert_array_equal(np.isfinite(areas), labels > 0)

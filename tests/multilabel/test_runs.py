@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from toy_multilabel import planted_data
 
-from callbacks import MultilabelPredictions
+from callbacks import AverageWeights, MultilabelPredictions
 from lightning_modules import MultilabelHashing
+from lightning_modules.multilabel.model import HashClassifier
 
 SMALL: dict[str, Any] = {"bits": 16, "hidden": 32, "width": 32, "lr": 1e-2}
 
@@ -40,16 +41,22 @@ def checkpoint(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("change", [{"fold": 1}, {"num_folds": 4}, {"split_seed": 1}, {"select_fraction": 0.2}])
-@pytest.mark.parametrize("command", ["test", "validate", "fit"])
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "fit"])
 def test_weights_of_another_fold_are_refused(tmp_path, checkpoint, change, command) -> None:
     data, run = planted_data(tmp_path, **change), trainer(tmp_path, epochs=2)
     with pytest.raises(ValueError, match="was trained on other items than this fold's"):
         getattr(run, command)(MultilabelHashing(**SMALL), datamodule=data, ckpt_path=str(checkpoint))
 
 
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_weights_of_no_training_are_refused(tmp_path, command) -> None:
+    with pytest.raises(ValueError, match=r"The weights are random: .* Name one \(--ckpt_path best\)"):
+        getattr(trainer(tmp_path), command)(MultilabelHashing(**SMALL), datamodule=planted_data(tmp_path))
+
+
 def test_weights_of_the_same_fold_are_taken(tmp_path, checkpoint) -> None:
     run = trainer(tmp_path, epochs=2)
-    for command in (run.test, run.validate, run.fit):
+    for command in (run.test, run.validate, run.predict, run.fit):
         command(MultilabelHashing(**SMALL), datamodule=planted_data(tmp_path), ckpt_path=str(checkpoint))
 
 
@@ -60,7 +67,7 @@ def test_the_kept_score_is_that_of_the_tested_weights_whatever_chose_them(tmp_pa
         def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
             seen.append(trainer.callback_metrics["val/map"].item())
 
-    seed_everything(2, verbose=False)  # the score falls, then rises: neither the first nor the last is the lowest
+    seed_everything(10, verbose=False)  # the score falls, then rises: neither the first nor the last is the lowest
     lowest, latest = (
         ModelCheckpoint(tmp_path / "kept", monitor="val/map", mode="min"),
         ModelCheckpoint(tmp_path / "all"),
@@ -83,6 +90,61 @@ def test_weights_that_nothing_selected_have_no_score(tmp_path) -> None:
     run.test(module, datamodule=data, verbose=False)
     with np.load(tmp_path / "predictions.npz") as arrays:
         assert math.isnan(arrays["score"])
+
+
+def test_what_a_validation_scored_is_counted_also_after_a_test(tmp_path, checkpoint) -> None:
+    module, data = MultilabelHashing(**SMALL), planted_data(tmp_path, batch_size=3)
+    trainer(tmp_path).test(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
+    assert "n_test" in module.result_notes()
+    run = trainer(tmp_path, limit_val_batches=1)
+    run.validate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False)
+    notes = module.result_notes()
+    assert {name: value for name, value in notes.items() if name.startswith("n_")} == {"n_select": 3}
+
+
+def test_votes_are_those_of_the_settings_and_not_of_the_checkpoint(tmp_path) -> None:
+    run, knn = trainer(tmp_path, epochs=1), {**SMALL, "head": "knn"}
+    run.fit(MultilabelHashing(**knn, knn_neighbours=9), datamodule=planted_data(tmp_path))
+    run.save_checkpoint(tmp_path / "9.ckpt")
+    module = MultilabelHashing(**knn, knn_neighbours=3, knn_temperature=0.5)
+    run.test(module, datamodule=planted_data(tmp_path), ckpt_path=str(tmp_path / "9.ckpt"), verbose=False)
+    taken, module.fitted = module.fitted, None
+    fitted = module.fit_to_training_items()  # anew, from the data
+    assert (taken.votes.k, taken.votes.temperature) == (3, 0.5)
+    torch.testing.assert_close(taken.thresholds, fitted.thresholds, rtol=0, atol=0)
+    found = module.predictions["test"]
+    torch.testing.assert_close(found["binary"], fitted.votes.probabilities(found["codes"]))
+    with pytest.raises(ValueError, match="Lower knn_neighbours to at most 71"):
+        MultilabelHashing.load_from_checkpoint(tmp_path / "9.ckpt", knn_neighbours=72, weights_only=True)
+
+
+def test_a_checkpoint_of_averaged_weights_holds_what_was_fitted_to_them(tmp_path) -> None:
+    best = ModelCheckpoint(tmp_path / "kept", monitor="val/map", mode="max")
+    run = trainer(tmp_path, epochs=2, enable_checkpointing=True, callbacks=[best, AverageWeights(decay=0.9)])
+    run.fit(MultilabelHashing(**SMALL), datamodule=planted_data(tmp_path))
+    module = MultilabelHashing(**SMALL)
+    trainer(tmp_path).test(module, datamodule=planted_data(tmp_path), ckpt_path=best.best_model_path, verbose=False)
+    kept, module.fitted = module.fitted, None
+    torch.testing.assert_close(kept.thresholds, module.fit_to_training_items().thresholds, rtol=0, atol=0)
+
+
+def test_a_fit_without_a_checkpoint_takes_no_pass_over_the_training_items(tmp_path) -> None:
+    run, module = trainer(tmp_path, epochs=1), MultilabelHashing(**SMALL)
+    run.fit(module, datamodule=planted_data(tmp_path))
+    assert module.fitted is None
+
+
+@pytest.mark.parametrize("head", ["linear", "knn"])
+def test_codes_of_a_model_that_diverged_are_refused(head) -> None:
+    model = HashClassifier(image_dim=4, text_dim=4, num_classes=2, bits=8, head=head).eval()
+    torch.nn.init.constant_(model.hash_layer.output.weight, math.nan)
+    with pytest.raises(ValueError, match=r"relaxed codes holds NaN .* Check the features and the learning rate"):
+        model.scored(torch.ones(3, 4), torch.ones(3, 4), None)
+
+
+def test_no_worst_item_is_refused_before_the_training() -> None:
+    with pytest.raises(ValueError, match="worst is 0; at least 1 item"):
+        MultilabelPredictions(worst=0)
 
 
 class Orders(Callback):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LambdaLR
 
-from lightning_modules.multilabel.schedule import learning_rate_factor
+from lightning_modules.multilabel.schedule import learning_rate_factor, rate_schedule
 
 LR, LOW = 2e-4, 1e-6
 
@@ -44,14 +44,14 @@ def test_restarts_without_warm_up_are_torchs(per_epoch, epochs, factor):
 
 @pytest.mark.parametrize("schedule", ["cosine", "warm_restarts"])
 @pytest.mark.parametrize("warmup", [1, 2, 5, 30])
-def test_the_warm_up_happens_and_the_schedule_follows_from_its_peak(schedule, warmup):
+def test_the_warm_up_happens_and_the_schedule_follows(schedule, warmup):
     def factor(step):
         return learning_rate_factor(step, 60, warmup, schedule, steps_per_epoch=4, floor=0.01)
 
     found = [factor(step) for step in range(60)]
     assert found[:warmup] == pytest.approx([(step + 1) / warmup for step in range(warmup)])
     assert max(found) == found[warmup - 1] == 1
-    after = found[warmup - 1 :]
+    after = found[warmup - (schedule == "cosine") :]  # whole periods of warm restarts follow the whole warm-up
     plain = [
         learning_rate_factor(step, len(after), 0, schedule, steps_per_epoch=4, floor=0.01) for step in range(len(after))
     ]
@@ -61,9 +61,17 @@ def test_the_warm_up_happens_and_the_schedule_follows_from_its_peak(schedule, wa
         assert after[-1] == pytest.approx(0.01)
         assert factor(1000) == pytest.approx(0.01)
     else:
-        assert factor(warmup - 1 + 20) == 1  # restart after 5 epochs of 4 steps, and 10 epochs later
-        assert factor(warmup - 1 + 60) == 1
-        assert factor(warmup - 1 + 19) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 19 / 20)) / 2)
+        assert factor(warmup) == 1
+        assert factor(warmup + 20) == 1  # restart after 5 epochs of 4 steps, and 10 epochs later
+        assert factor(warmup + 60) == 1
+        assert factor(warmup + 19) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 19 / 20)) / 2)
+
+
+def test_a_run_of_a_warm_up_and_whole_periods_ends_at_the_floor():
+    """As ``method/warm_restarts.yaml``: one epoch of warm-up, then 5 + 10, of 27 steps each."""
+    factor = rate_schedule(16 * 27, 27, 1.0, schedule="warm_restarts", restart_epochs=5, restart_factor=2, floor=0.005)
+    assert [factor(27 * epoch) for epoch in (1, 6, 16)] == [1, 1, 1]
+    assert [factor(27 * epoch - 1) for epoch in (6, 16)] == pytest.approx([0.005, 0.005], abs=2e-4)
 
 
 def test_short_runs():

@@ -42,6 +42,7 @@ class PlantedSource:
         rng = np.random.default_rng(seed)
         means = {"image": rng.normal(size=(len(CLASSES), WIDTH)), "text": rng.normal(size=(len(CLASSES), WIDTH))}
         self.encoder: Any = None
+        self.path = Path("planted")
         self.class_names = CLASSES
         self.parts: dict[str, FeatureSplit] = {}
         for part, count in zip(("development", "test"), sizes, strict=True):
