@@ -38,6 +38,7 @@ from callbacks.experiments.trainer import EXPERIMENTS, TOOLS, SuiteTrainer
 from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline
 from callbacks.mining_report.command import mine
 from callbacks.results import Results
+from callbacks.run_lock import RunLock
 from callbacks.save_config import SuiteSaveConfig
 from datamodules.base import BaseDataModule
 from datamodules.coco_results import read_coco_results
@@ -178,7 +179,8 @@ class SuiteCLI(LightningCLI):
             kwargs["logger"] = given
         listed = settings.get("callbacks") or []
         self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
-        self.trainer_defaults["callbacks"] += [FreshCheckpoints(), LastCheckpoint()]
+        self.run_lock = RunLock()
+        self.trainer_defaults["callbacks"] += [self.run_lock, FreshCheckpoints(), LastCheckpoint()]
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
         return super().instantiate_trainer(**kwargs)
@@ -212,6 +214,7 @@ class SuiteCLI(LightningCLI):
             super()._run_subcommand(subcommand)
             failed = False
         finally:
+            self.run_lock.release()
             for folder in filter(None, [end_wandb_run(logger, failed) for logger in self.trainer.loggers]):
                 print(f"W&B run kept on this machine; to send it: wandb sync {folder}")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -74,19 +76,50 @@ def find_checkpoint(trainer: Trainer, which: str) -> str:
         FileNotFoundError: When the folder holds none, or the training kept no best one.
     """
     folder = checkpoint_folder(trainer)
-    newest = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-    cure = "Train first (fit with the same config), or give the path of a checkpoint."
-    if not newest:
-        raise FileNotFoundError(f"--ckpt_path {which}: there is no checkpoint in {folder}. {cure}")
-    last = folder / "last.ckpt" if (folder / "last.ckpt").is_file() else newest[-1]
-    if which == "last":
-        return str(last)
-    import torch
+    try:
+        if which == "best":
+            return str(best_checkpoint(folder))
+        last = folder / "last.ckpt"
+        return str(last if last.is_file() else furthest_checkpoint(folder)[0])
+    except FileNotFoundError as error:
+        cure = "Train first (fit with the same config), or give the path of a checkpoint."
+        raise FileNotFoundError(f"--ckpt_path {which}: {error} {cure}") from None
 
-    states = torch.load(newest[-1], map_location="cpu", weights_only=True, mmap=True).get("callbacks", {})
-    names = [state["best_model_path"] for state in states.values() if state.get("best_model_path")]
-    for name in names:
+
+def best_checkpoint(folder: Path) -> Path:
+    """The best checkpoint of a training, as the one that was furthest in it knows.
+
+    Args:
+        folder: Of the checkpoints.
+
+    Raises:
+        FileNotFoundError: It holds none, or the training kept no best one.
+    """
+    furthest, content = furthest_checkpoint(folder)
+    states = content.get("callbacks", {}).values()
+    for name in (state["best_model_path"] for state in states if state.get("best_model_path")):
         for file in (folder / Path(name).name, Path(name)):  # the folder may have been moved
             if file.is_file():
-                return str(file)
-    raise FileNotFoundError(f"--ckpt_path best: {newest[-1]} names no best checkpoint that still exists. {cure}")
+                return file
+    raise FileNotFoundError(f"{furthest} names no best checkpoint that still exists.")
+
+
+def furthest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint with the most steps of training, of several the newest file, and its content.
+
+    Times alone tell nothing of files that were copied. A file that cannot be read has no steps.
+
+    Raises:
+        FileNotFoundError: The folder holds none that can be read.
+    """
+    import torch
+
+    found = []
+    for file in sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime):
+        try:
+            found.append((file, torch.load(file, map_location="cpu", weights_only=True, mmap=True)))
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+            continue
+    if not found:
+        raise FileNotFoundError(f"there is no checkpoint in {folder} that can be read.")
+    return max(reversed(found), key=lambda entry: entry[1].get("global_step", -1))

@@ -27,19 +27,21 @@ class CurveWriter(ExperimentWriter):
 
     def __init__(self, log_dir: str, earlier: Literal["keep", "rewind", "restart"] = "keep") -> None:
         super().__init__(log_dir)
-        self.rewind_at_first_row = earlier == "rewind"
+        self.earlier = earlier
         file = Path(self.metrics_file_path)
-        if file.is_file() and earlier == "restart":
-            file.replace(file.with_name("metrics.previous.csv"))
-        if file.is_file():
+        if file.is_file() and earlier != "restart":
             with file.open(newline="", encoding="utf-8") as lines:
                 self.metrics_keys = list(csv.DictReader(lines).fieldnames or [])
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        """Record one row."""
-        if self.rewind_at_first_row and step is not None:
+        """Record one row; the first one decides on the earlier rows, as a fit that is refused must leave them."""
+        file = Path(self.metrics_file_path)
+        if self.earlier == "restart" and file.is_file():
+            file.replace(file.with_name("metrics.previous.csv"))
+        if self.earlier == "rewind" and step is not None:
             self._drop_rows_from(step)
-            self.rewind_at_first_row = False
+        if self.earlier == "restart" or step is not None:
+            self.earlier = "keep"
         super().log_metrics(metrics_dict, step)
 
     def _drop_rows_from(self, step: int) -> None:

@@ -85,7 +85,7 @@ def run_ablation(
 
 def lacking_metric(runs: Sequence[Run], metric: str) -> str:
     """That no finished run has the metric, and which are the nearest; empty when one has it or none is finished."""
-    known = [read_state(run.folder).block.get("metrics") or {} for run in finished_of(runs)]
+    known = [read_state(run).block.get("metrics") or {} for run in finished_of(runs)]
     if not known or any(metric in metrics for metrics in known):
         return ""
     names = dict.fromkeys(name for metrics in known for name in metrics)
@@ -118,7 +118,7 @@ def tabulate(
     Returns:
         Content of ``ablation.json``.
     """
-    states = {key: read_state(run.folder) for key, run in runs.items()}
+    states = {key: read_state(run) for key, run in runs.items()}
     missing, entries, values = [], [], {}
     for cell in cells:
         entry: dict[str, Any] = {"settings": cell.settings, "overrides": cell.overrides, "seeds": {}}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FALLING = ("loss", "error", "mae")  # parts of the names of metrics of which less is better
+COMPARED = "Bold: the best mean of those over all seeds; not corrected for the number of comparisons."
 
 LETTERS = 14  # of the small print to an inch
 
@@ -30,13 +31,15 @@ def ablation_tables(record: Mapping[str, Any]) -> list[Table]:
     factors = list(record["factors"])
     labels = [name.rpartition(".")[2] for name in factors]
     cells = record["cells"]
+    whole = [cell for cell in cells if cell["n"] == len(seeds)]  # a mean over fewer seeds may be best by their choice
     rows: list[list[Cell | str]] = [
-        [*(show(cell["settings"][name]) for name in factors), *_figures(cell, is_best(cell, cells, metric))]
+        [*(show(cell["settings"][name]) for name in factors), *_figures(cell, is_best(cell, whole, metric))]
         for cell in cells
     ]
     notes = [f"{counted(len(seeds), 'seed')} a setting; mean \N{PLUS-MINUS SIGN} sd (n - 1)."]
     notes += ["Brackets: 95 % t-interval over seeds."] if len(seeds) > 1 else ["One seed: no spread is known."]
     floors = {number(cell["floor"]) for cell in cells if cell["floor"] is not None}
+    notes += [COMPARED]
     notes += [f"Floor: {', '.join(sorted(floors))}."] if floors else []
     notes += [f"Convention: {record['convention']}."] if record["convention"] else []
     notes += [f"Missing: {text}." for text in record["missing"]]
@@ -50,15 +53,15 @@ def ablation_tables(record: Mapping[str, Any]) -> list[Table]:
         ]
         note = "Each level averaged over the settings of the other factors that all levels have, then over seeds."
         title = f"{metric} of each level, mean over the other factors"
-        found.append(Table("marginals", title, ["factor", "level", metric, "seeds"], levels, "llrr", [note]))
+        found.append(Table("marginals", title, ["factor", "level", metric, "seeds"], levels, "llrr", [note, COMPARED]))
     return found
 
 
 def is_best(entry: Mapping[str, Any], entries: list[dict[str, Any]], metric: str) -> bool:
-    """Whether an entry has the best mean among several; less is better for losses and errors."""
+    """Whether an entry is one of several and has the best mean among them; less is better for losses and errors."""
     means = [other["mean"] for other in entries if other["mean"] is not None]
     better = min if any(word in metric for word in FALLING) else max
-    return len(means) > 1 and entry["mean"] == better(means)
+    return len(means) > 1 and entry in entries and entry["mean"] == better(means)
 
 
 def print_ablation(record: Mapping[str, Any], folder: Path, written: Sequence[str]) -> None:

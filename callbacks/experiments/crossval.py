@@ -50,8 +50,8 @@ def run_crossval(config: dict[str, Any], plan: Plan, num_folds: int | None, fold
         # not config.yaml: a plain fit with the same folder would replace it while folds are still to read it
         wanted = [runs[fold] for fold in chosen]
         started = perform(runs, config, folder / "crossval.yaml", plan, MAIN_FIGURES, wanted)
-        summarise(folder, config, total, announce=started > 0)
-    return int(any(read_state(runs[fold].folder).status != "done" for fold in chosen))
+        summarise(folder, config, runs, announce=started > 0)
+    return int(any(read_state(run).status != "done" for run in wanted))
 
 
 def fold_run(config: dict[str, Any], folder: Path, fold: int) -> Run:

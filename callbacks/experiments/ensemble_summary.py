@@ -116,10 +116,11 @@ def aligned(folds: Mapping[int, Arrays], files: Mapping[int, Path]) -> dict[int,
             what = f"hold-out items ({len(set(own.tolist()) ^ set(ids.tolist()))} are in one of them only)"
         elif arrays["class_names"].tolist() != names:
             what = "classes"
-        rows = np.empty_like(order)
-        rows[order] = sorting
-        if not what and (arrays[f"{PART}_labels"][rows] != first[f"{PART}_labels"]).any():
-            what = "labels of the same hold-out items"
+        else:
+            rows = np.empty_like(order)
+            rows[order] = sorting
+            if (arrays[f"{PART}_labels"][rows] != first[f"{PART}_labels"]).any():
+                what = "labels of the same hold-out items"
         if what:
             raise ValueError(
                 f"folds {first_fold} and {fold} have different {what}: {files[first_fold]}, {files[fold]}. They were "

@@ -5,7 +5,6 @@ Only the standard library is imported here, as a Ray worker gets this file by va
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -61,7 +60,7 @@ def run_job(job: Job) -> Outcome:
         job: The job.
 
     Returns:
-        Its outcome, which is written to ``job.json`` too, with the hash of the results that it left.
+        Its outcome, which is written to ``job.json`` too.
     """
     folder, start = Path(job.folder), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,14 +69,8 @@ def run_job(job: Job) -> Outcome:
         code = exit_code(job, log)
     seconds = round(time.monotonic() - start, 2)
     outcome = Outcome(code, seconds, "" if code == 0 else last_words(folder / LOG, code))
-    record = {"command": job.command, **outcome._asdict(), "results_sha256": file_hash(folder / RESULTS)}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    (folder / RECORD).write_text(json.dumps({"command": job.command, **outcome._asdict()}, indent=2) + "\n")
     return outcome
-
-
-def file_hash(file: Path) -> str | None:
-    """Sha256 of a file; None where there is none."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def exit_code(job: Job, log: BinaryIO) -> int:

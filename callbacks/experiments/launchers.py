@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from callbacks.experiments.jobs import LOG, Job, Outcome, children, plain_run, r
 
 
 def run_jobs(
-    jobs: Sequence[Job], launcher: str, workers: int, devices: Any, report: Callable[[Job, Outcome], tuple[str, str]]
+    jobs: Sequence[Job], launcher: str, workers: int, gpus: int, report: Callable[[Job, Outcome], tuple[str, str]]
 ) -> None:
     """Run jobs side by side, with a printed line as each starts and ends; those that run are never stopped by others.
 
@@ -27,13 +27,13 @@ def run_jobs(
         jobs: The jobs.
         launcher: ``local`` (processes of this machine) or ``ray`` (of a cluster).
         workers: Jobs at a time, at least 1; for ``ray`` each asks for that share of the cluster's cores.
-        devices: The ``trainer.devices`` of the jobs, which says whether a GPU is set aside for each.
+        gpus: GPUs to set aside for each job, as ``gpus_a_run`` says.
         report: Called when a job has ended; returns what to print of it, and why no more jobs are to be started, which
             is empty when nothing speaks against it.
 
     Raises:
-        ValueError: ``report`` told to start no more while some were left or none had ended well, or Ray is not
-            installed.
+        ValueError: ``report`` told to start no more while some were left or none had ended well, the jobs need more
+            GPUs than there are, or Ray is not installed.
         KeyboardInterrupt: After the children were stopped.
     """
     launch = _run_with_ray if launcher == "ray" else _run_local
@@ -42,7 +42,7 @@ def run_jobs(
     halt, cause = threading.Event(), ""
     with ExitStack() as stack:
         stack.enter_context(terminate_as_interrupt())
-        ended = stack.enter_context(closing(launch(jobs, workers, devices, halt)))
+        ended = stack.enter_context(closing(launch(jobs, workers, gpus, halt)))
         for job, outcome in ended:
             seconds.append(outcome.seconds)
             well += outcome.code == 0
@@ -79,11 +79,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _run_local(jobs: Sequence[Job], workers: int, devices: Any, halt: threading.Event) -> Iterator[tuple[Job, Outcome]]:
+def _run_local(jobs: Sequence[Job], workers: int, gpus: int, halt: threading.Event) -> Iterator[tuple[Job, Outcome]]:
     from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
     slots: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    for environment in worker_environments(workers, devices):
+    for environment in worker_environments(workers, gpus):
         slots.put(environment)
     stopped = threading.Event()
 
@@ -117,16 +117,36 @@ def _run_local(jobs: Sequence[Job], workers: int, devices: Any, halt: threading.
             raise
 
 
-def worker_environments(workers: int, devices: Any) -> list[dict[str, str]]:
-    """The variables of each worker: its GPU, and its share of the processor's cores.
+def gpus_a_run(trainer: Mapping[str, Any]) -> int:
+    """How many GPUs are set aside for each run of an experiment; -1 = all.
+
+    ``devices: auto`` takes one, so that a run is the same whatever the number of workers. A list names GPUs of the
+    machine by their places, so a run that has one needs all of them in sight.
 
     Args:
-        workers: Number of workers.
-        devices: The ``trainer.devices`` of the jobs. A job on one GPU gets a GPU of its own; several workers that
-            would each take all of them (``auto``) get one each.
+        trainer: Its settings ``accelerator`` and ``devices``.
+
+    >>> [gpus_a_run({"devices": devices}) for devices in ("auto", 2, "-1", [1, 3])], gpus_a_run({"accelerator": "cpu"})
+    ([1, 2, -1, -1], 0)
+    """
+    devices = str(trainer.get("devices", "auto"))
+    if trainer.get("accelerator") == "cpu":
+        return 0
+    return 1 if devices == "auto" else int(devices) if devices.isdigit() else -1
+
+
+def worker_environments(workers: int, gpus: int) -> list[dict[str, str]]:
+    """The variables of each worker: its GPUs, and its share of the processor's cores.
+
+    Args:
+        workers: Number of workers; with one GPU a job, workers beyond the number of GPUs share them.
+        gpus: GPUs of each job, see ``gpus_a_run``.
 
     Returns:
         One mapping for each worker.
+
+    Raises:
+        ValueError: The workers together need more GPUs than there are.
     """
     import torch
 
@@ -134,18 +154,21 @@ def worker_environments(workers: int, devices: Any) -> list[dict[str, str]]:
     if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environments = [{"OMP_NUM_THREADS": str(max(1, cores // workers))} for _ in range(workers)]
-    if str(devices) == "1" or (workers > 1 and str(devices) in ("auto", "-1")):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-        for place, environment in enumerate(environments):
-            if gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    each = len(there) if gpus < 0 else gpus
+    if there and each > 1 and workers * each > len(there):
+        raise ValueError(
+            f"--workers {workers} with {each} GPUs each need {workers * each}, and there are {len(there)}. Give fewer "
+            "--workers, or --trainer.devices a smaller number of GPUs for each."
+        )
+    for place, environment in enumerate(environments if there and each else ()):
+        group = there[place * each :][:each] if each > 1 else [there[place % len(there)]]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(group)
     return environments
 
 
-def _run_with_ray(
-    jobs: Sequence[Job], workers: int, devices: Any, halt: threading.Event
-) -> Iterator[tuple[Job, Outcome]]:
+def _run_with_ray(jobs: Sequence[Job], workers: int, gpus: int, halt: threading.Event) -> Iterator[tuple[Job, Outcome]]:
     try:
         import ray
     except ImportError as error:
@@ -161,7 +184,8 @@ def _run_with_ray(
     total = ray.cluster_resources()
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # no job can ask for more than one has
     cores = max(1, min(int(total.get("CPU", 1)) // workers, int(largest)))
-    gpus = (int(devices) if str(devices).isdigit() else 1) if total.get("GPU") else 0
+    most = int(max(node["Resources"].get("GPU", 0) for node in ray.nodes()))
+    gpus = most if gpus < 0 else gpus if most else 0
     remote = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=0)(plain_run)
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}
     share = f"{cores} of {counted(int(total.get('CPU', 0)), 'core')} and {counted(gpus, 'GPU')}"

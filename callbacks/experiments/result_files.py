@@ -111,8 +111,8 @@ def read_experiment(folder: Path) -> Experiment:
         return read_crossval(folder)
     if (folder / "ablation.json").is_file():
         record = read_record(folder / "ablation.json", ("metric", "factors", "seeds", "cells", "marginals", "missing"))
-        again = "Give the ablate command again; it runs only what is missing."
-        return Experiment("ablation", folder, record, {}, [*record["missing"], again] if record["missing"] else [])
+        again = [AGAIN.replace("crossval", "ablate")] if record["missing"] else []
+        return Experiment("ablation", folder, record, {}, [*record["missing"], *again])
     if (folder / "results.json").is_file() or (folder / "predictions.npz").is_file():
         missing: list[str] = []
         run = read_run(folder, "the run", missing)
@@ -150,18 +150,22 @@ def read_crossval(folder: Path) -> Experiment:
         which = f"Fold {absent[0]} is" if len(absent) == 1 else f"Folds {', '.join(absent)} are"
         missing.append(f"{which} missing. {AGAIN}")
     check_apart(runs)
-    return Experiment("crossval", folder, without_lost(record, runs), runs, missing)
+    return Experiment("crossval", folder, of_the_files(record, runs, missing), runs, missing)
 
 
-def without_lost(record: dict[str, Any], runs: dict[int, Run]) -> dict[str, Any]:
-    """crossval.json without the folds whose files are no longer there: their figures cannot be checked any more."""
+def of_the_files(record: dict[str, Any], runs: dict[int, Run], missing: list[str]) -> dict[str, Any]:
+    """crossval.json, its figures made anew where files of folds are gone or newer; without ensembles then."""
     from callbacks.experiments.summary import metric_statistics
 
-    counted = {int(fold) for entry in record["metrics"].values() for fold in entry["values"]}
-    if counted <= set(runs):
-        return record
+    entries, blocks = record["metrics"], {fold: run.block for fold, run in runs.items()}
+    gone = {fold for entry in entries.values() for fold in entry["values"]} - set(map(str, blocks))
+    values = {name: entry["values"] for name, entry in entries.items()}
+    newer = [fold for fold, b in blocks.items() if any(values[n].get(str(fold)) != b["metrics"].get(n) for n in values)]
+    if newer:
+        which = ", ".join(f"fold {fold}" for fold in newer)
+        missing.append(f"The ensembles: crossval.json differs from the results.json of {which}. {AGAIN}")
     kept = {name: value for name, value in record.items() if name != "ensemble"}
-    return kept | {"metrics": metric_statistics({fold: run.block for fold, run in runs.items()})}
+    return kept | {"metrics": metric_statistics(blocks)} if gone or newer else record
 
 
 def check_apart(runs: dict[int, Run]) -> None:

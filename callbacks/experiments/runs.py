@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from callbacks.experiments.grid import counted
-from callbacks.experiments.jobs import LOG, RECORD, RESULTS, Job, Outcome, file_hash
-from callbacks.experiments.launchers import run_jobs
-from callbacks.experiments.unchanged import check_unchanged, other_settings
+from callbacks.experiments.jobs import LOG, RECORD, RESULTS, Job, Outcome
+from callbacks.experiments.launchers import gpus_a_run, run_jobs
+from callbacks.experiments.unchanged import check_unchanged, not_its_own, other_settings
 from callbacks.experiments.wandb_runs import named_logger
+from callbacks.run_lock import take_lock
 
 LOCK = ".experiment.lock"
 MISTAKE = 2  # exit code of a run whose settings the user has to change
@@ -99,6 +100,9 @@ def perform(
     open_runs = [run for run in chosen if run not in finished]
     earlier = len(chosen) - len(open_runs)
     print(f"{counted(len(chosen), 'run')}, {earlier} of them finished earlier, in {saved_as.parent}", flush=True)
+    for run in open_runs:
+        if (state := read_state(run)).status == "failed":
+            print(f"{run.name} is made again: {state.error}", flush=True)
     if not open_runs:
         return 0
     write_yaml(saved_as, config)
@@ -108,11 +112,12 @@ def perform(
         Job(run.name, folder, command(run, saved_as, plan, group), os.getcwd()) for folder, run in by_folder.items()
     ]
 
+    gpus = {gpus_a_run(run.config["trainer"]) for run in open_runs}
     well: list[str] = []
 
     def told(job: Job, outcome: Outcome) -> tuple[str, str]:
         run = by_folder[job.folder]
-        state = read_state(run.folder)
+        state = read_state(run)
         if outcome.code == 0:
             well.append(job.name)
         if state.status != "done":
@@ -121,7 +126,7 @@ def perform(
         return other_settings(run) or f"done: {figure_text(state.block, figures)}", hopeless()
 
     try:
-        run_jobs(jobs, plan.launcher, plan.workers, config["trainer"].get("devices", "auto"), told)
+        run_jobs(jobs, plan.launcher, plan.workers, -1 if -1 in gpus else max(gpus), told)
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be gone
             print("Stopped, and what ran with it. The same command goes on with what is missing.", flush=True)
@@ -132,7 +137,7 @@ def perform(
 
 def finished_of(runs: Sequence[Run]) -> list[Run]:
     """Those of the runs that are finished."""
-    return [run for run in runs if read_state(run.folder).status == "done"]
+    return [run for run in runs if read_state(run).status == "done"]
 
 
 def check_folder(folder: Path, command: str) -> None:
@@ -158,27 +163,18 @@ def check_folder(folder: Path, command: str) -> None:
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep a second experiment out of a folder while one runs there.
 
-    The lock dies with its process. Where a disk knows no locks there is none.
-
     Args:
         folder: Of the experiment.
 
     Raises:
         ValueError: Another one runs there.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = take_lock(folder / LOCK)
+    if lock is None:
         raise ValueError(
             f"an experiment is running in {folder}: another process holds {folder / LOCK}. Two would train in the same "
             "folders. Wait until it has ended, or give --trainer.default_root_dir another folder."
-        ) from None
-    except OSError:
-        pass
+        )
     try:
         yield
     finally:
@@ -211,32 +207,26 @@ def options(settings: dict[str, Any]) -> list[str]:
     return [f"--{key}={word}" for key, word in words.items()]
 
 
-def read_state(folder: Path) -> State:
-    """What is known of the run in ``folder``; a results file that cannot be read counts as none.
+def read_state(run: Run) -> State:
+    """What is known of a run from its folder; it is done when the results there are its own, see ``not_its_own``.
 
-    A run is done when its job ended well and the results are the ones that it left, or when they name the checkpoint
-    that was tested: a test by hand without one would score untrained weights.
+    A results file that cannot be read counts as none.
     """
-    file = folder / RESULTS
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         record = {}
     try:
-        block = json.loads(file.read_text(encoding="utf-8"))["test"]
-        left = record.get("code") == 0 and record.get("results_sha256") == file_hash(file)
-        if block and (left or block.get("checkpoint")):
-            return State("done", record.get("seconds"), "", block)
+        block = json.loads((run.folder / RESULTS).read_text(encoding="utf-8"))["test"]
+        cause = not_its_own(run, block)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        block = None
+        block, cause = {}, ""
+    if block and not cause:
+        return State("done", record.get("seconds"), "", block)
     if not record and not block:
         return State("missing", None, "", {})
-    error = record.get("error") or (
-        f"its {RESULTS} is of another test, which named no checkpoint"
-        if block
-        else "it ended without the results of a test"
-    )
-    return State("failed", record.get("seconds"), f"{error}; log: {folder / LOG}", {})
+    error = record.get("error") or cause or "it ended without the results of a test"
+    return State("failed", record.get("seconds"), f"{error}; log: {run.folder / LOG}", {})
 
 
 def with_settings(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,45 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.experiments.runs import State, experiment_name, read_state, write_json
+from callbacks.experiments.runs import Run, State, experiment_name, read_state, write_json
 from callbacks.experiments.scored_classes import classes_without, means_over, named
 from callbacks.experiments.tables import interval, number, span
 from callbacks.experiments.wandb_runs import log_summary
 
 CONFIDENCE = 0.95
+COMMON = {  # what all folds of one mean must have alike, though no setting tells, and what it is
+    "folds_sha256": "divisions of the data", "features": "features or labels", "processes": "numbers of processes",
+    "precision": "precisions",
+}  # fmt: skip
 MAIN = ("map_macro", "map_micro", "f1_macro_fitted", "f1_micro_fitted", "auroc_macro", "lrap", "hamming_loss")
 
 
-def summarise(folder: Path, config: dict[str, Any], num_folds: int, announce: bool) -> dict[str, Any]:
+def summarise(folder: Path, config: dict[str, Any], runs: Sequence[Run], announce: bool) -> dict[str, Any]:
     """Write ``crossval.json`` and print it as a table.
 
     Args:
-        folder: The experiment's folder, with ``fold_0`` and so on.
+        folder: The experiment's folder.
         config: Its configuration.
-        num_folds: Number of folds.
+        runs: The runs of all folds, in their order.
         announce: Whether to send the summary to W&B, if that is used.
 
     Returns:
         What was written.
 
     Raises:
-        ValueError: The folds were cut differently, their hold-out parts are not the same items, or predictions of
-            one are damaged; then what an earlier call wrote is left as it was.
+        ValueError: The folds were cut or run differently, their hold-out parts are not the same items, or predictions
+            of one are damaged; then what an earlier call wrote is left as it was.
     """
     from callbacks.experiments.ensemble_summary import ensemble_block, left_out
 
-    states = {fold: read_state(folder / f"fold_{fold}") for fold in range(num_folds)}
+    states = {fold: read_state(run) for fold, run in enumerate(runs)}
     done = {fold: state.block for fold, state in states.items() if state.status == "done"}
     check_division(done)
     notes = shared_notes(done)
     record = {
         "kind": "crossval",
         "name": experiment_name(config),
-        "num_folds": num_folds,
+        "num_folds": len(runs),
         "folds": {str(fold): fold_entry(fold, state) for fold, state in states.items()},
         "metrics": {} if not done else metric_statistics(done),
         "confidence": CONFIDENCE,
@@ -116,17 +120,19 @@ def statistics(values: Iterable[float | None]) -> dict[str, Any]:
 
 
 def check_division(blocks: Mapping[int, Mapping[str, Any]]) -> None:
-    """See that all folds stem from one division of the data.
+    """See that all folds stem from one division of the same data and were run alike.
 
     Raises:
         ValueError: They do not.
     """
-    if len({(block.get("notes") or {}).get("folds_sha256") for block in blocks.values()}) > 1:
-        raise ValueError(
-            f"folds {', '.join(map(str, blocks))} were run with different divisions of the data (folds_sha256 in "
-            "their results.json), so their mean means nothing. Delete the folders of the folds that were run with "
-            "another division, and run crossval again."
-        )
+    for name, words in COMMON.items():
+        values = {fold: {**(block.get("notes") or {}), **block}.get(name) for fold, block in blocks.items()}
+        if len(set(values.values())) > 1:
+            named = ", ".join(f"fold {fold}: {str(value)[:60]}" for fold, value in values.items())
+            raise ValueError(
+                f"the folds were run with different {words} ({name} in their results.json; {named}), so their mean "
+                "means nothing. Delete the folders of the folds that differ, and run crossval again."
+            )
 
 
 def shared_notes(blocks: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class SuiteTrainer(Trainer):
             num_folds: Number of folds; null takes data.init_args.num_folds, or 5 where that is null too.
             folds: Folds to run now, counted from 0, as [0, 3]; null runs all.
             launcher: ``local`` for this machine; ``ray`` for the cluster of RAY_ADDRESS (pip install clip-suite[ray]).
-            workers: Runs at a time.
+            workers: Runs at a time; each has trainer.devices GPUs of its own, with ``auto`` one.
         """
         raise NotImplementedError(NOT_HERE.format("crossval"))
 
@@ -85,7 +85,7 @@ class SuiteTrainer(Trainer):
             seeds: Seeds to run each combination with, as [0, 1, 2].
             metric: Metric of results.json to compare.
             launcher: ``local`` for this machine; ``ray`` for the cluster of RAY_ADDRESS (pip install clip-suite[ray]).
-            workers: Runs at a time.
+            workers: Runs at a time; each has trainer.devices GPUs of its own, with ``auto`` one.
         """
         raise NotImplementedError(NOT_HERE.format("ablate"))
 

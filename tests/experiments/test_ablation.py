@@ -13,12 +13,14 @@ import yaml
 from result_folders import write_ablation
 
 from callbacks.experiments.ablation import marginal
-from callbacks.experiments.ablation_tables import marginals_figure
+from callbacks.experiments.ablation_tables import ablation_tables, marginals_figure
 from callbacks.experiments.grid import Factor, cells_of, read_factors
+from callbacks.experiments.summary import statistics
 from lightning_modules.messages.settings import leaves
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GRIDS = sorted((CONFIGS / "multilabel" / "grids").glob("*.yaml"))
+PM = "\N{PLUS-MINUS SIGN}"
 GRID = """\
 width:
   four: {model.init_args.width: 4, data.init_args.width: 4}
@@ -70,6 +72,15 @@ def test_all_cells_and_seeds_run_and_are_tabulated(run_cli, fold_config, grid, s
     assert (tmp_path / "runs/toy/marginals.png").stat().st_size > 5000
     assert yaml.safe_load((tmp_path / "runs/toy/grid.yaml").read_text()) == yaml.safe_load(GRID)
     assert "0.5190" in capsys.readouterr().out
+
+
+def test_the_best_in_bold_is_among_the_settings_with_all_seeds() -> None:
+    cells = [{"settings": {"lr": lr}, **statistics(values), "floor": None}
+             for lr, values in ((1, [0.9, None]), (2, [0.8, 0.84]), (3, [0.7, 0.74]))]  # fmt: skip
+    record = {"metric": "map", "seeds": [0, 1], "factors": {"lr": [1, 2, 3]}, "convention": None, "missing": []}
+    (table,) = ablation_tables({**record, "cells": cells, "marginals": {}})
+    assert [[cell.text for cell in row if cell.best] for row in table.cells()] == [[], [f"0.8200 {PM} 0.0283"], []]
+    assert "not corrected for the number of comparisons" in " ".join(table.notes)
 
 
 def test_only_missing_cells_run_also_in_a_larger_grid(fails, run_cli, fold_config, started, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 import yaml
 from wandb_files import records
 
 from callbacks.experiments import jobs, runs
-from callbacks.experiments.runs import Plan, Run, alone_in, command, read_state
-from callbacks.experiments.summary import statistics
+from callbacks.experiments.runs import Plan, Run, State, alone_in, command, read_state
+from callbacks.experiments.summary import check_division, statistics
+from callbacks.experiments.unchanged import file_hash
 from callbacks.experiments.wandb_runs import log_summary, named_logger
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,13 +119,10 @@ def test_finished_folds_that_were_not_asked_for_count_too(fails, run_cli, fold_c
 
 
 def test_a_fold_that_was_trained_otherwise_meanwhile_is_not_summed_up(
-    fails, run_cli, fold_config, started, tmp_path, monkeypatch
+    fails, run_cli, fold_config, started, tmp_path, monkeypatch, capsys
 ) -> None:
     def trained_otherwise(job: jobs.Job, log: BinaryIO) -> int:
-        code = exit_code(job, log)
-        file = Path(job.folder) / "config.yaml"
-        file.write_text(file.read_text().replace("max_epochs: 1", "max_epochs: 7"))
-        return code
+        return exit_code(job._replace(command=[*job.command, "--trainer.max_epochs=7"]), log)
 
     exit_code = jobs.exit_code  # that of the fixture
     monkeypatch.setattr(jobs, "exit_code", trained_otherwise)
@@ -131,8 +131,10 @@ def test_a_fold_that_was_trained_otherwise_meanwhile_is_not_summed_up(
     assert not (tmp_path / "runs/toy/crossval.json").exists()
     monkeypatch.setattr(jobs, "exit_code", exit_code)
     (tmp_path / "runs/toy/fold_1/config.yaml").unlink()
-    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "2")
-    assert "fold 1 in runs/toy/fold_1 has results, but its config.yaml" in shown
+    run_cli("crossval", "-c", fold_config, "--num_folds", "2", "--folds", "[1]")
+    made_again = "fold 1 is made again: its results.json was made with another configuration than its config.yaml"
+    assert made_again in capsys.readouterr().out
+    assert started == ["fold 1", "fold 1"]
 
 
 def test_a_plain_fit_in_the_same_folder_does_no_harm(run_cli, fold_config, started, tmp_path) -> None:
@@ -146,23 +148,62 @@ def test_a_plain_fit_in_the_same_folder_does_no_harm(run_cli, fold_config, start
     assert trained["model"]["init_args"]["lr"] == 0.1
 
 
-def test_a_test_by_hand_counts_only_with_a_checkpoint(run_cli, fold_config, started, tmp_path) -> None:
+def test_a_test_by_hand_counts_only_with_a_checkpoint(run_cli, fold_config, started, tmp_path, capsys) -> None:
     run_cli("crossval", "-c", fold_config, "--num_folds", "2")
     folder = tmp_path / "runs/toy"
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # times are lost
-    assert read_state(tmp_path / "copy/fold_0").status == "done"
+    assert state_in(tmp_path / "copy/fold_0").status == "done"
     run_cli("test", "-c", folder / "fold_0/config.yaml")  # of weights that nothing trained
-    state = read_state(folder / "fold_0")
-    assert state.status == "failed"
-    assert "of another test, which named no checkpoint" in state.error
-    file = tmp_path / "copy/fold_0/results.json"
-    content = json.loads((folder / "fold_0/results.json").read_text())
-    content["test"]["checkpoint"] = "best.ckpt"
-    file.write_text(json.dumps(content))
-    assert read_state(file.parent).status == "done"
+    assert state_in(folder / "fold_0").status == "failed"
+    capsys.readouterr()
     run_cli("crossval", "-c", fold_config, "--num_folds", "2")
+    assert "fold 0 is made again: its results.json is of a test by hand of untrained" in capsys.readouterr().out
     assert started == ["fold 0", "fold 1", "fold 0"]
     assert summary(tmp_path)["metrics"][FIGURE]["n"] == 2
+
+
+def state_in(folder: Path, **trainer: int) -> State:
+    return read_state(Run("fold 0", folder, {}, {"trainer": trainer}))
+
+
+@pytest.mark.parametrize(
+    ("made_by", "tested", "by_hand", "wanted"),
+    [
+        ("config.yaml", "best", {}, ""),
+        ("config.yaml", None, {}, ""),  # as nothing validated, the test after the training took its last weights
+        ("config_test.yaml", "best", {}, ""),
+        ("config_test.yaml", "last", {}, "is of a test by hand of RUN/checkpoints/last.ckpt, not of its best"),
+        ("config_test.yaml", None, {}, "is of a test by hand of untrained weights, not of its best"),
+        (
+            "config_test.yaml",
+            "best",
+            {"limit_test_batches": 2},
+            "trainer.limit_test_batches (was None, is 2)",
+        ),
+        (
+            "config_test.yaml",
+            "best",
+            {"max_epochs": 1},
+            "with other settings: trainer.max_epochs (was 3, is 1)",
+        ),
+        ("an earlier config.yaml", "best", {}, "was made with another configuration than its config.yaml"),
+    ],
+)
+def test_results_are_those_of_the_training_beside_them(made_by, tested, by_hand, wanted, tmp_path) -> None:
+    named = {name: str(tmp_path / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")}
+    (tmp_path / "checkpoints").mkdir()
+    for step, file in enumerate(named.values()):
+        torch.save({"global_step": step, "callbacks": {"kept": {"best_model_path": named["best"]}}}, file)
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 3}")
+    test = {"trainer": {"max_epochs": 3, **by_hand}, "ckpt_path": tested}
+    (tmp_path / "config_test.yaml").write_text(yaml.safe_dump(test))
+    block = {"checkpoint": named.get(tested), "config_sha256": file_hash(tmp_path / made_by) or "of another file"}
+    (tmp_path / "results.json").write_text(json.dumps({"test": block}))
+    state = state_in(tmp_path)
+    assert state.status == ("failed" if wanted else "done")
+    assert wanted.replace("RUN", str(tmp_path)) in state.error
+    untrained = state_in(tmp_path, max_epochs=0)  # where nothing is trained, config_test.yaml is all there is
+    assert untrained.status == ("done" if made_by == "config_test.yaml" and not tested else "failed")
 
 
 def test_without_any_finished_fold_the_reasons_are_told(fails, fold_config, started, tmp_path) -> None:
@@ -215,9 +256,24 @@ def test_jobs_know_where_they_write_from_any_folder(run_cli, fold_config, tmp_pa
 def test_another_division_of_the_data_is_refused(fails, run_cli, fold_config, started, tmp_path) -> None:
     run_cli("crossval", "-c", fold_config, "--num_folds", "2")
     file = tmp_path / "runs/toy/fold_1/results.json"
-    text = file.read_text().replace('"abc"', '"other"')
-    file.write_text(text.replace('"checkpoint": null', '"checkpoint": "best.ckpt"'))
-    assert "different divisions of the data" in fails(2, "crossval", "-c", fold_config, "--num_folds", "2")
+    file.write_text(file.read_text().replace('"abc"', '"other"'))
+    shown = fails(2, "crossval", "-c", fold_config, "--num_folds", "2")
+    assert "different divisions of the data (folds_sha256 in their results.json; fold 0: abc, fold 1: other)" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"notes": {"folds_sha256": "abc", "features": "b"}}, "different features or labels (features"),
+        ({"processes": 4}, "different numbers of processes (processes in their results.json; fold 0: 1, fold 1: 4)"),
+        ({"precision": "bf16-mixed"}, "different precisions"),
+    ],
+)
+def test_folds_that_were_run_differently_are_not_averaged(change, wanted) -> None:
+    block = {"notes": {"folds_sha256": "abc", "features": "a"}, "processes": 1, "precision": "32-true", "seed": 1}
+    check_division({0: block, 1: {**block, "seed": 2}})
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        check_division({0: block, 1: {**block, **change}})
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def test_one_fold_is_no_ensemble(tmp_path) -> None:
     ("name", "change", "wanted"),
     [
         ("test_ids", lambda ids: np.array(["other", *ids[1:]]), "hold-out items (2 are in one of them only)"),
+        ("test_ids", lambda ids: ids[:-1], "hold-out items (1 are in one of them only)"),
         ("test_labels", lambda labels: 1 - labels, "labels of the same hold-out items"),
         ("class_names", lambda names: names[::-1], "classes"),
     ],

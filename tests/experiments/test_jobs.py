@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from callbacks.experiments.jobs import Job, Outcome, run_job
-from callbacks.experiments.launchers import run_jobs, worker_environments
+from callbacks.experiments.launchers import gpus_a_run, run_jobs, worker_environments
 
 
 def job(folder: Path, code: str, name: str = "fold 0") -> Job:
@@ -41,10 +40,6 @@ def test_a_job_leaves_its_output_and_a_record(tmp_path) -> None:
     record = json.loads((tmp_path / "run/job.json").read_text())
     assert record["code"] == 0
     assert record["command"][:2] == [sys.executable, "-c"]
-    assert record["results_sha256"] is None
-    run_job(job(tmp_path / "run", "open('run/results.json', 'w').write('{}')"))
-    wanted = hashlib.sha256(b"{}").hexdigest()
-    assert json.loads((tmp_path / "run/job.json").read_text())["results_sha256"] == wanted
 
 
 @pytest.mark.parametrize(
@@ -196,14 +191,20 @@ def test_each_worker_has_its_gpu_and_its_cores(monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    three = worker_environments(3, 1)
+    three = worker_environments(3, 1)  # which share the two
     assert [entry["CUDA_VISIBLE_DEVICES"] for entry in three] == ["4", "7", "4"]
     assert {entry["OMP_NUM_THREADS"] for entry in three} == {"2"}
-    assert [entry["CUDA_VISIBLE_DEVICES"] for entry in worker_environments(2, "auto")] == ["4", "7"]
-    assert worker_environments(1, "auto") == [{}]  # one run at a time may use all
-    assert worker_environments(1, 2) == [{}]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert "OMP_NUM_THREADS" not in worker_environments(2, 1)[0]
+    auto = gpus_a_run({"accelerator": "gpu", "devices": "auto"})
+    for workers, wanted in ((2, ["4", "7"]), (1, ["4"])):  # a run is the same whatever the number of workers
+        assert worker_environments(workers, auto) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in wanted]
+    assert worker_environments(2, 0) == [{}, {}]
+    assert worker_environments(1, -1) == [{"CUDA_VISIBLE_DEVICES": "4,7"}]
+    for gpus in (2, -1):
+        with pytest.raises(ValueError, match=r"--workers 2 with 2 GPUs each need 4, and there are 2\."):
+            worker_environments(2, gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [entry["CUDA_VISIBLE_DEVICES"] for entry in worker_environments(2, 2)] == ["0,1", "2,3"]
 
 
 def test_what_speaks_against_more_jobs_starts_no_more(tmp_path) -> None:

@@ -79,14 +79,21 @@ def test_main_table_gives_mean_sd_interval_and_floor_with_the_best_in_bold(cross
         assert f"Without any label, so negatives of every class: {said}." in notes[part]
 
 
+def change_figure(run, name: str, value: float) -> None:
+    """Put another value into the results.json of a run."""
+    content = json.loads((run / "results.json").read_text())
+    content["test"]["metrics"][name] = value
+    (run / "results.json").write_text(json.dumps(content))
+
+
 def test_macro_means_say_over_how_many_classes_they_are(crossval, tmp_path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(crossval[0], folder)
     file = folder / "crossval.json"
     record = json.loads(file.read_text())
     record["notes"]["num_classes"] = 14
-    record["metrics"]["fold/soft_classes_scored"]["values"]["2"] = 11.0
     file.write_text(json.dumps(record))
+    change_figure(folder / "fold_2", "fold/soft_classes_scored", 11.0)
     for text in (file.read_text() for file in write_report(folder)):
         assert "mAP macro over 11 to 12 of 14 classes; the others have no positive there." in text
         assert "mAP macro over 12 of 14 classes" in text  # the hold-out
@@ -309,6 +316,20 @@ def test_a_fold_whose_results_are_damaged_does_not_count_as_finished(crossval, t
     assert "Missing: fold 3." in markdown
 
 
+def test_figures_of_a_newer_test_are_in_all_sections(crossval, tmp_path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(crossval[0], folder)
+    change_figure(folder / "fold_1", "fold/soft_map_macro", 0.25)
+    found = read_experiment(folder)
+    entry = found.record["metrics"]["fold/soft_map_macro"]
+    before = crossval[1]["metrics"]["fold/soft_map_macro"]["values"]
+    assert entry["values"] == {**before, "1": 0.25}
+    assert entry["mean"] == pytest.approx(np.mean([*entry["values"].values()]))
+    assert "ensemble" not in found.record
+    said = "The ensembles: crossval.json differs from the results.json of fold 1. Give the crossval command"
+    assert [text.startswith(said) for text in found.missing] == [True]
+
+
 @pytest.mark.parametrize("content", ['{"test": null}', '{"test": {"metrics": 1}}'])
 def test_results_without_metrics_are_damaged(crossval, tmp_path, content: str) -> None:
     folder = tmp_path / "copy"
@@ -364,9 +385,7 @@ def test_unreadable_predictions_are_named_with_the_command_that_mends_them(cross
 def test_predictions_of_another_test_are_noticed(crossval, tmp_path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(crossval[0] / "fold_0", folder)
-    content = json.loads((folder / "results.json").read_text())
-    content["test"]["metrics"]["fold/soft_map_macro"] = 0.5
-    (folder / "results.json").write_text(json.dumps(content))
+    change_figure(folder, "fold/soft_map_macro", 0.5)
     assert "results.json says 0.5000, so they are of different tests" in write_report(folder)[0].read_text()
 
 
