@@ -17,6 +17,7 @@ import json, sys
 from pathlib import Path
 import strict_device
 import cli
+strict_device.register()
 folder, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
 for device in ("cpu", "strict"):
     for command in commands:
@@ -30,7 +31,9 @@ QUIET += ["--trainer.log_every_n_steps", "1"]
 
 MIXED = """
 import torch
-from strict_device import DEVICE
+import strict_device
+strict_device.register()
+DEVICE = strict_device.DEVICE
 
 def refused(call):
     try:

@@ -2,8 +2,8 @@
 
 A tensor of the device ``strict`` wraps a CPU tensor. As on a GPU, tensors of two devices do not meet (single numbers
 and indices of a GPU tensor may lie on the CPU), ``numpy()`` and generators of the CPU are refused, and matrix products
-of integers do not exist. Importing this module registers the device for the whole process, and Lightning's
-``--trainer.accelerator strict --trainer.strategy strict`` with it: tests import it in a process of their own.
+of integers do not exist. ``register()`` makes it known for the whole process, with Lightning's
+``--trainer.accelerator strict --trainer.strategy strict``: tests call it in a process of their own.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-DEVICE = torch.device("cpu")  # until it is registered, below
+DEVICE = torch.device("cpu")  # until it is registered
 TRANSFERS = {"copy_", "_to_copy", "to"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot"}
+# PyTorch would make an empty tensor of these and enlarge it
+SIZED = ("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "randperm", "randperm.generator")
 operations: Counter[str] = Counter()  # how often each ran on the device
+libraries: list[torch.library.Library] = []  # a registration ends with its library
 
 
 class StrictTensor(torch.Tensor):
@@ -143,17 +146,20 @@ class StrictAccelerator(Accelerator):
         return DEVICE.type
 
 
-_setup_privateuseone_for_python_backend("strict", backend_module=Backend())
-DEVICE = torch.device("strict", 0)
-_fallback = torch.library.Library("_", "IMPL")  # held, as the registrations end with it
-_fallback.fallback(compute, "PrivateUse1")
-_makers = torch.library.Library("aten", "IMPL")
-SIZED = ("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "randperm", "randperm.generator")
-for _name in SIZED:
-    _packet, _, _overload = _name.partition(".")  # PyTorch would make an empty tensor and enlarge it
-    _operation = getattr(getattr(torch.ops.aten, _packet), _overload or "default")
-    _makers.impl(_name, partial(compute, _operation), "PrivateUse1")
-AcceleratorRegistry.register("strict", StrictAccelerator, description="the strict device")
-StrategyRegistry.register("strict", SingleDeviceStrategy, description="the strict device", device=DEVICE)
-torch.__future__.set_overwrite_module_params_on_conversion(True)  # parameters change their class on the way
-torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) makes them on the CPU first
+def register():
+    """Make the device known to PyTorch and Lightning, for the rest of the process."""
+    global DEVICE
+    _setup_privateuseone_for_python_backend("strict", backend_module=Backend())
+    DEVICE = torch.device("strict", 0)
+    fallback, makers = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+    libraries.extend([fallback, makers])
+    fallback.fallback(compute, "PrivateUse1")
+    for name in SIZED:
+        packet, _, overload = name.partition(".")
+        makers.impl(
+            name, partial(compute, getattr(getattr(torch.ops.aten, packet), overload or "default")), "PrivateUse1"
+        )
+    AcceleratorRegistry.register("strict", StrictAccelerator, description="the strict device")
+    StrategyRegistry.register("strict", SingleDeviceStrategy, description="the strict device", device=DEVICE)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # parameters change their class on the way
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) makes them on the CPU first
