@@ -57,6 +57,9 @@ class LastCheckpoint(Callback):
         last = last or 0 < trainer.max_steps <= trainer.global_step
         start = time.monotonic()
         if trainer.strategy.broadcast(last or start - self.written >= 10 * self.took):  # as the first process says
+            for best in trainer.checkpoint_callbacks:  # now, not after this: the file must know this epoch's best
+                if getattr(best, "monitor", None) in (None, *trainer.callback_metrics):
+                    best.on_train_epoch_end(trainer, pl_module)
             trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
             self.written = time.monotonic()
             self.took = self.written - start

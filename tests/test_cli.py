@@ -17,6 +17,8 @@ import torch
 import yaml
 from processes import TIMEOUT
 
+from callbacks.checkpoints import best_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 PARTS = ("trainer", "logger", "sweep", "grids")  # folders that hold no complete experiment
@@ -152,6 +154,19 @@ def test_a_second_training_in_the_same_folder_puts_the_first_aside(run_cli, toy_
     run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "2", "--ckpt_path", "last")
     assert "last.ckpt" in {file.name for file in checkpoints.iterdir()}
     assert {file.name for file in checkpoints.with_name("checkpoints.previous").iterdir()} == first
+
+
+def test_a_resumed_training_knows_the_best_epoch_so_far(run_cli, toy_config, tmp_path) -> None:
+    checkpoints = tmp_path / "runs" / "toy" / "checkpoints"
+    options = ["-c", toy_config, "--trainer.callbacks.init_args", "{monitor: val/loss, mode: max, save_last: false}"]
+    run_cli("fit", *options, "--trainer.max_epochs", "1")
+    run_cli("fit", *options, "--trainer.max_epochs", "2", "--ckpt_path", "last")
+    with (tmp_path / "runs/toy/metrics.csv").open() as file:
+        first, second = (float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"])
+    assert second < first  # the second epoch is worse, as the loss is to be high
+    kept = sorted(file.name for file in checkpoints.iterdir())
+    assert [name[:7] for name in kept] == ["epoch=0", "last.ck"]
+    assert best_checkpoint(checkpoints).name == kept[0]
 
 
 def test_a_training_that_cannot_start_leaves_the_config(run_cli, toy_config, tmp_path, capsys) -> None:
