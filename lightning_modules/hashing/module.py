@@ -66,6 +66,8 @@ class CrossModalHashing(BaseModule):
             raise ValueError(f"loss is {loss!r}; known are 'nt_xent', 'balanced' and 'hashnet'.")
         if unimodal_weight < 0 or hash_weight < 0:
             raise ValueError(f"unimodal_weight {unimodal_weight} and hash_weight {hash_weight} must not be negative.")
+        if lr_fusion <= 0 or lr_hash <= 0:
+            raise ValueError(f"lr_fusion is {lr_fusion} and lr_hash {lr_hash}; learning rates must be above 0.")
         if not fusion and unimodal_weight == 0:
             raise ValueError("fusion=False with unimodal_weight=0 leaves nothing to train; set one of them.")
         super().__init__()

@@ -88,10 +88,15 @@ def class_similarity(
         Raw similarities ``(B, HW, K)``, the larger the more alike.
 
     Raises:
-        ValueError: Unknown redundancy, or ``empty_prompt`` without ``empty``.
+        ValueError: Unknown redundancy, ``empty_prompt`` without ``empty``, or ``class_mean`` of a single class.
     """
     if redundancy not in REDUNDANCIES:
         raise ValueError(f"There is no redundancy '{redundancy}'; known: {', '.join(REDUNDANCIES)}.")
+    if redundancy == "class_mean" and len(text) == 1:
+        raise ValueError(
+            "redundancy class_mean takes the mean over the classes from each map, and with a single class that is the "
+            "map itself. Name more classes, or set model.init_args.redundancy to none."
+        )
     tokens = F.normalize(tokens, dim=-1)
     if redundancy == "class_mean":
         return feature_surgery(tokens, text, strength)[:, 1:]

@@ -232,6 +232,7 @@ def test_two_processes_train_and_score_like_one(tmp_path):
         ({"bits": 0}, "bits is 0"),
         ({"loss": "triplet"}, "loss is 'triplet'"),
         ({"hash_weight": -1.0}, "must not be negative"),
+        ({"lr_hash": -0.1}, "lr_hash -0.1; learning rates must be above 0"),
         ({"fusion": False, "unimodal_weight": 0.0}, "nothing to train"),
     ],
 )

@@ -104,3 +104,8 @@ def test_wrong_settings_are_told(features) -> None:
         class_similarity(*features, "mean")
     with pytest.raises(ValueError, match="needs the embedding of an empty prompt"):
         class_similarity(*features, "empty_prompt")
+
+
+def test_a_single_class_has_no_mean_over_classes_to_take_away() -> None:
+    with pytest.raises(ValueError, match="redundancy to none"):
+        class_similarity(torch.ones(1, 5, 8), torch.ones(1, 8), "class_mean", 1.0, None)
