@@ -60,6 +60,7 @@ class LastCheckpoint(Callback):
             for best in trainer.checkpoint_callbacks:  # now, not after this: the file must know this epoch's best
                 if getattr(best, "monitor", None) in (None, *trainer.callback_metrics):
                     best.on_train_epoch_end(trainer, pl_module)
+            start = time.monotonic()
             trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
             self.written = time.monotonic()
             self.took = self.written - start

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+CURES = {
+    "checkpoint": "To test or predict, set model.init_args.class_names to the checkpoint's; to train, name the data's "
+    "classes in that order.",
+    "data": "Leave out model.init_args.class_names to train.",
+}
 Found = dict[str, Tensor]  # boxes (n, 4), scores (n,) and labels (n,) of an image
 
 
@@ -25,37 +31,20 @@ def given_names(names: Sequence[str], module: str) -> list[str]:
     return list(names)
 
 
-def check_stored(stored: Sequence[str], own: Sequence[str]) -> None:
-    """Refuse weights that were trained for other classes, or for these in another order.
-
-    Args:
-        stored: Names in the checkpoint.
-        own: Names of the network that is to load it.
-
-    Raises:
-        ValueError: They differ.
-    """
-    if list(stored) != list(own):
-        raise ValueError(
-            f"The checkpoint's classes are {list(stored)}, those of this run {list(own)}. To test or predict, set "
-            "model.init_args.class_names to the checkpoint's; to train, name the data's classes in that order."
-        )
-
-
-def check_trained(own: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse to train on labels that are not the network's.
+def check_same(own: Sequence[str], others: Sequence[str], whose: Literal["checkpoint", "data"]) -> None:
+    """Refuse classes that are not the network's, or these in another order.
 
     Args:
         own: Names of the network's classes.
-        names: Names of the data's classes.
+        others: Names of those that it is to take up.
+        whose: ``checkpoint``: weights to load; ``data``: labels to train on.
 
     Raises:
         ValueError: They differ.
     """
-    if list(own) != list(names):
+    if list(others) != list(own):
         raise ValueError(
-            f"The network's classes are {list(own)}, the data's {list(names)}. Leave out model.init_args.class_names "
-            "to train."
+            f"The classes of the {whose} are {list(others)}, those of this run {list(own)}. {CURES[whose]}"
         )
 
 

@@ -14,7 +14,7 @@ from lightning_modules.backbones.onnx_detector import OnnxDetector
 from lightning_modules.base import BaseModule
 from lightning_modules.detection.augment import flip_half, jitter, paste_patches
 from lightning_modules.detection.batches import Batch, Target, stacked, targets_of, truths_of
-from lightning_modules.detection.class_names import check_stored, check_trained, given_names, in_data_classes
+from lightning_modules.detection.class_names import check_same, given_names, in_data_classes
 from lightning_modules.detection.convnet import ConvDetector, Detections
 from lightning_modules.detection.distillation import distillation_losses, load_teacher
 from lightning_modules.detection.evaluation import HEADLINE, IOUS, MEANING, class_rows, coco_scores, full_scores
@@ -119,7 +119,7 @@ class BoxDetection(BaseModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained for other classes, or for these in another order."""
-        check_stored(checkpoint["class_names"], self.network_names)
+        check_same(self.network_names, checkpoint["class_names"], "checkpoint")
 
 
 class TrainedDetection(BoxDetection):
@@ -164,7 +164,7 @@ class TrainedDetection(BoxDetection):
 
     def on_fit_start(self) -> None:
         """Refuse labels that are not the network's."""
-        check_trained(self.network_names, self.names)
+        check_same(self.network_names, self.names, "data")
 
     def augmented(self, batch: Batch) -> tuple[Tensor, list[Target]]:
         """Images and targets as they are trained on."""

@@ -70,7 +70,7 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
         on(ConvDetection(width=8), ["car", "ship"]).on_load_checkpoint(stored)
     cured = on(ConvDetection(width=8, class_names=["ship", "car"]), ["car", "ship"])
     cured.on_load_checkpoint(stored)  # to be tested, by name
-    with pytest.raises(ValueError, match=r"network's classes are \['ship', 'car'\], the data's \['car', 'ship'\]"):
+    with pytest.raises(ValueError, match=r"of the data are \['car', 'ship'\], those of this run \['ship', 'car'\]"):
         cured.on_fit_start()
 
 

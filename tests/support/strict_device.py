@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
 from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
+from torch import library
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
@@ -24,7 +25,7 @@ PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "dot"}
 # PyTorch would make an empty tensor of these and enlarge it
 SIZED = ("arange", "arange.start", "arange.start_step", "linspace", "eye", "eye.m", "randperm", "randperm.generator")
 operations: Counter[str] = Counter()  # how often each ran on the device
-libraries: list[torch.library.Library] = []  # a registration ends with its library
+registrations: list[library.Library] = []  # held, as one ends with its object
 
 
 class StrictTensor(torch.Tensor):
@@ -151,8 +152,8 @@ def register():
     global DEVICE
     _setup_privateuseone_for_python_backend("strict", backend_module=Backend())
     DEVICE = torch.device("strict", 0)
-    fallback, makers = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
-    libraries.extend([fallback, makers])
+    fallback, makers = library.Library("_", "IMPL"), library.Library("aten", "IMPL")
+    registrations.extend([fallback, makers])
     fallback.fallback(compute, "PrivateUse1")
     for name in SIZED:
         packet, _, overload = name.partition(".")
