@@ -65,7 +65,7 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
     module.on_save_checkpoint(stored)
     module.on_load_checkpoint(stored)
     with pytest.raises(
-        ValueError, match=r"classes are \['ship', 'car'\], those of this run \['car', 'ship'\]. .*set mod"
+        ValueError, match=r"of the checkpoint are \['ship', 'car'\], those of this run \['car', 'ship'\]. .*set mod"
     ):
         on(ConvDetection(width=8), ["car", "ship"]).on_load_checkpoint(stored)
     cured = on(ConvDetection(width=8, class_names=["ship", "car"]), ["car", "ship"])
