@@ -38,6 +38,11 @@ class BaseModule(LightningModule, ABC):
     def configure_metrics(self) -> None:
         """Build the metrics."""
 
+    @property
+    def data(self) -> Any:
+        """The DataModule of the run; None where there is none, as before a run."""
+        return getattr(self._trainer, "datamodule", None)
+
     def take_from_data(self, *names: str) -> None:
         """Fill arguments that were left None with what the DataModule knows, else the checkpoint that is to be loaded.
 
@@ -49,7 +54,7 @@ class BaseModule(LightningModule, ABC):
         Raises:
             ValueError: Neither side knows one, or they differ.
         """
-        data, me = getattr(self.trainer, "datamodule", None), type(self).__name__
+        data, me = self.data, type(self).__name__
         known = {name: getattr(data, name, None) for name in names}
         if None in known.values() and self.checkpoint:  # data that is only predicted on
             stored = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)

@@ -64,7 +64,7 @@ class ContrastivePretraining(BaseModule):
     @property
     def phrases(self) -> list[list[str]]:
         """The names of each concept."""
-        return self.trainer.datamodule.phrases
+        return self.data.phrases
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Caption, concept and patch loss of one batch."""
@@ -118,7 +118,7 @@ class ContrastivePretraining(BaseModule):
 
     def _start(self) -> None:
         self._seen: list[dict[str, Tensor]] = []
-        classes = self.phrases[: len(self.trainer.datamodule.class_names)]
+        classes = self.phrases[: len(self.data.class_names)]
         self._classes = encode_phrases(self.clip, classes, self.device)
 
     def _finish(self, stage: str) -> None:

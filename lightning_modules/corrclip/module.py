@@ -101,7 +101,7 @@ class CorrClipSegmentation(BaseModule):
 
         Without a trainer, ``segmenter`` takes any picture, with what ``prompt`` makes of class lines.
         """
-        data = getattr(self._trainer, "datamodule", None)
+        data = self.data
         sets = [] if self._trainer is None else getattr(data, "sets", None) or [data]
         asked = [self._asked(each) for each in sets]  # before networks are loaded: a mistake costs no download
         if not hasattr(self, "segmenter"):
@@ -210,7 +210,7 @@ class CorrClipSegmentation(BaseModule):
 
     def _log_scores(self, part: str, controls: bool) -> None:
         """Log the scores of each set, under its name where there are several, and make the tables."""
-        several = hasattr(getattr(self._trainer, "datamodule", None), "sets")
+        several = hasattr(self.data, "sets")
         found = {each.name: each.values(controls) for each in self.evaluations}
         self.num_scored = {name if several else "images": int(values["num_images"]) for name, values in found.items()}
         for name, values in found.items():

@@ -50,7 +50,7 @@ class BoxDetection(BaseModule):
 
     def configure_model(self) -> None:
         """Build the network once its classes are known, before a checkpoint is loaded; scores are of the data's."""
-        data = list(getattr(getattr(self._trainer, "datamodule", None), "display_names", ()))
+        data = list(getattr(self.data, "display_names", ()))
         if not hasattr(self, "network"):
             self.network_names = given_names(self.hparams["class_names"] or data, type(self).__name__)
             self.network: Any = self.build(len(self.network_names))

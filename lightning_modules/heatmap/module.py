@@ -118,7 +118,7 @@ class HeatmapDetection(BaseModule):
         """Load the encoder, encode the class names and build the adapter, before a checkpoint is loaded."""
         if hasattr(self, "tokens"):
             return
-        p, data = self.hparams, getattr(self._trainer, "datamodule", None)
+        p, data = self.hparams, self.data
         self.names = list(p["class_names"] or getattr(data, "display_names", ()))
         if not self.names:
             raise ValueError("HeatmapDetection has no class names. Set model.init_args.class_names, as [ship, harbor].")
@@ -139,7 +139,7 @@ class HeatmapDetection(BaseModule):
 
     def _check_names(self) -> None:
         self._place_encoder()
-        known = list(getattr(self.trainer.datamodule, "display_names", ()))  # type: ignore[attr-defined]
+        known = list(getattr(self.data, "display_names", ()))
         if self.names != known:
             raise ValueError(
                 f"model.init_args.class_names ({', '.join(self.names)}) are for predict: boxes are scored by the "
@@ -204,7 +204,7 @@ class HeatmapDetection(BaseModule):
         p, training = self.hparams, self.trainer.training
         if "fitted" not in (p["sign"], p["threshold"]) or (self.fitted and self.fitted_in_training == training):
             return
-        places = places_of(self.names, getattr(getattr(self.trainer, "datamodule", None), "display_names", ()))
+        places = places_of(self.names, getattr(self.data, "display_names", ()))
         was_training = self.training
         self.eval()
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
@@ -213,11 +213,10 @@ class HeatmapDetection(BaseModule):
         self.fitted_in_training = training
 
     def _training_maps(self, places: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for batch in data.gallery_dataloader():
+        for batch in self.data.gallery_dataloader():
             similarity = self.similarity(self.training_tokens(batch))
             grid = self.tokens.vit.grid(batch["image"])
-            coverage = batch_coverage(batch, len(data.display_names), grid)[:, places]
+            coverage = batch_coverage(batch, len(self.data.display_names), grid)[:, places]
             yield from zip(on_grid(similarity, grid).cpu(), coverage, strict=True)
 
     on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = fit_to_training_items

@@ -115,7 +115,7 @@ class MultilabelHashing(BaseModule):
         """Build the networks for the datamodule's features, before a checkpoint is loaded into them."""
         if self._trainer is None:
             return  # load_from_checkpoint: the checkpoint knows the widths
-        data = getattr(self.trainer, "datamodule", None)
+        data = self.data
         if not hasattr(self, "model"):
             self.take_from_data("image_dim", "text_dim", "num_classes")
             self._build()
@@ -158,7 +158,7 @@ class MultilabelHashing(BaseModule):
         """Thresholds, class frequencies and the KNN gallery from all training items, under the present weights."""
         if self.fitted is not None:
             return self.fitted
-        data, was_training = self.trainer.datamodule, self.training  # type: ignore[attr-defined]
+        data, was_training = self.data, self.training
         self.eval()
         with torch.inference_mode(), self.trainer.precision_plugin.forward_context():
             batches = (self.transfer_batch_to_device(batch, self.device, 0) for batch in data.gallery_dataloader())
@@ -170,7 +170,7 @@ class MultilabelHashing(BaseModule):
 
     def check_items(self) -> None:
         """Remember what is trained on; refuse weights of no training or of other items, and too large a K."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         if self.trainer.state.fn != "fit":
             check_trained(self.split_sha256)
         if self.hparams["head"] == "knn":
@@ -240,7 +240,7 @@ class MultilabelHashing(BaseModule):
     def on_predict_start(self) -> None:
         """Fit what the training items decide, where they are at hand and the checkpoint does not know it."""
         check_trained(self.split_sha256)
-        if getattr(self.trainer.datamodule, "rows", None):
+        if getattr(self.data, "rows", None):
             self.check_items()
             self.fit_to_training_items()
         self.votes = self.fitted.votes if self.fitted else None
@@ -250,7 +250,7 @@ class MultilabelHashing(BaseModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Probabilities, codes and the index of a batch's items."""
         probabilities, codes = self.model.scored(*self.embeddings(batch), self.votes)
-        ids = batch["id"] if "id" in batch else self.trainer.datamodule.ids_of(PARTS[dataloader_idx], batch["index"])
+        ids = batch["id"] if "id" in batch else self.data.ids_of(PARTS[dataloader_idx], batch["index"])
         return {"probabilities": probabilities[self.scorings[0]], "codes": codes, "index": batch["index"], "ids": ids}
 
     @property
@@ -268,12 +268,12 @@ class MultilabelHashing(BaseModule):
         if not self.predictions:
             return selection_notes(self.selection_count)
         notes = test_notes(self.fit_to_training_items(), self.predictions, self.hparams["bits"], self.voting[0])
-        data = self.trainer.datamodule
+        data = self.data
         return {**notes, "folds_sha256": data.folds_sha256, "features": data.features_name, **data.unlabelled()}
 
     def fit_for_checkpoint(self) -> None:
         """Fit what a checkpoint keeps, unless that takes a pass of the towers over all images."""
-        if not self.trainer.datamodule.live or self.hparams["head"] == "knn":  # type: ignore[attr-defined]
+        if not self.data.live or self.hparams["head"] == "knn":
             self.fit_to_training_items()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
