@@ -35,11 +35,13 @@ from callbacks.checkpoints import FreshCheckpoints, LastCheckpoint, find_checkpo
 from callbacks.compile_networks import CompileNetworks
 from callbacks.experiments import commands
 from callbacks.experiments.trainer import EXPERIMENTS, TOOLS, SuiteTrainer
+from callbacks.kept_predictions import check_predictions_kept
 from callbacks.loggers import RunCSVLogger, end_wandb_run, fall_back_to_offline
 from callbacks.mining_report.command import mine
 from callbacks.results import Results
 from callbacks.run_lock import RunLock
 from callbacks.save_config import SuiteSaveConfig
+from callbacks.trained_weights import TrainedWeights
 from datamodules.base import BaseDataModule
 from datamodules.coco_results import read_coco_results
 from lightning_modules.base import BaseModule
@@ -180,10 +182,14 @@ class SuiteCLI(LightningCLI):
         listed = settings.get("callbacks") or []
         self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
         self.run_lock = RunLock()
-        self.trainer_defaults["callbacks"] += [self.run_lock, FreshCheckpoints(), LastCheckpoint()]
+        self.trainer_defaults["callbacks"] += [self.run_lock, TrainedWeights(), FreshCheckpoints(), LastCheckpoint()]
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
         return super().instantiate_trainer(**kwargs)
+
+    def before_predict(self) -> None:
+        """Refuse to predict for nobody."""
+        check_predictions_kept(self.trainer.callbacks)
 
     def after_fit(self) -> None:
         """Test in the same run, so that curves and figures stand together."""

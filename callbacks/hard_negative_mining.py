@@ -133,6 +133,11 @@ class HardNegativeMining(Callback):
             )
         if self.hardness is not None:
             self.act(trainer, pl_module)
+        if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= self.start_epoch:
+            rank_zero_warn(
+                f"HardNegativeMining: start_epoch is {self.start_epoch} and the training has {trainer.max_epochs} "
+                "epochs, counted from 0: nothing will be mined. Lower start_epoch, or raise trainer.max_epochs."
+            )
 
     def is_due(self, trainer: Trainer) -> bool:
         """Whether a round belongs between this epoch and the next."""

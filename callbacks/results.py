@@ -15,12 +15,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.run_files import run_folder
+
 
 class Results(Callback):
     """Writes ``results.json`` after ``validate`` and ``test`` and prints a table.
 
     The file holds one block for each stage; the other stage's block is kept. It is written to the side and moved into
-    place, so a run that fails leaves the earlier file as it was.
+    place, so a run that fails leaves the earlier file as it was. Where a training starts anew, it becomes
+    ``results.previous.json``: its figures are of weights that ``best`` no longer names.
 
     A module may offer ``result_notes() -> dict`` to say what its figures mean. Understood are ``convention`` (text),
     ``n_<kind>`` (numbers of items), ``headline`` (the ends of the names that the printed table shows; the file has all)
@@ -35,6 +38,12 @@ class Results(Callback):
     def __init__(self, path: str | None = None) -> None:
         self.path = path
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the results of an earlier training aside, once the data and the model stand."""
+        path = self._file(trainer)
+        if trainer.is_global_zero and not (trainer.ckpt_path or trainer.fast_dev_run) and path.is_file():
+            path.replace(path.with_suffix(".previous.json"))
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write after ``validate``; the validations inside a training are curves, not results."""
         if trainer.state.fn == "validate":
@@ -44,11 +53,14 @@ class Results(Callback):
         """Write after ``test``."""
         self._write(trainer, pl_module, "test")
 
+    def _file(self, trainer: Trainer) -> Path:
+        """Where to write; asks all processes."""
+        return Path(self.path) if self.path else run_folder(trainer) / "results.json"
+
     def _write(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        log_dir = trainer.log_dir  # asks all processes, so it stands before the first process goes its own way
+        path, folder = self._file(trainer), run_folder(trainer)
         if not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        path = Path(self.path) if self.path else Path(log_dir or trainer.default_root_dir) / "results.json"
         notes = pl_module.result_notes() if callable(getattr(pl_module, "result_notes", None)) else {}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         block = {
@@ -61,7 +73,7 @@ class Results(Callback):
             "notes": notes,
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if os.environ.get("PL_GLOBAL_SEED") else None,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
-            "config_sha256": config_hash(trainer, Path(log_dir or ".")),
+            "config_sha256": config_hash(trainer, folder),
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "versions": versions(),

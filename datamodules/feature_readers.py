@@ -245,4 +245,15 @@ def splits_from_arrays(arrays: Mapping[str, np.ndarray], where: str, **pool: int
                 name: FeatureSplit(whole.image[rows], whole.text[rows], whole.labels[rows], [ids[i] for i in rows])
                 for name, rows in pool_rows(len(whole), **pool).items()
             }
-    raise ValueError(f"{where}: unknown keys {', '.join(arrays) or '(none)'}. Expected {EXPECTED_KEYS}.")
+    raise ValueError(f"{where}: {_what_is_wrong(arrays)}. Expected {EXPECTED_KEYS}.")
+
+
+def _what_is_wrong(arrays: Mapping[str, np.ndarray]) -> str:
+    """The keys that the layout lacks of which most are there; unknown keys where none is."""
+    needed = [
+        {key.format(parts[name]) for name in ("train", "query") for key in keys} for keys, parts in SPLIT_KEYS
+    ] + [set(keys) for keys in POOL_KEYS]
+    closest = max(needed, key=lambda keys: len(keys & arrays.keys()) / len(keys))
+    if closest & arrays.keys():
+        return f"{', '.join(sorted(closest - arrays.keys()))} missing beside {', '.join(arrays)}"
+    return f"unknown keys {', '.join(arrays) or '(none)'}"

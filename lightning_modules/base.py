@@ -21,6 +21,7 @@ class BaseModule(LightningModule, ABC):
 
     ignored_hparams: ClassVar[Sequence[str]] = ()
     checkpoint: str | None = None  # what will be loaded into the networks once they are built
+    trained = False  # whether a step was made, or weights were loaded
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +73,19 @@ class BaseModule(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draw an epoch's dropout from seed and epoch alone: a run that is resumed after an epoch repeats it."""
+        self.trained = True
         seed = os.environ.get("PL_GLOBAL_SEED")
         if batch_idx == 0 and seed is not None:
             torch.manual_seed(int(seed) + 100_003 * self.current_epoch + self.global_rank)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights, as of a checkpoint."""
+        self.trained = True
+        return super().load_state_dict(*args, **kwargs)
+
+    def random_weights(self) -> bool:
+        """Whether some weights that training would change are as they were drawn."""
+        return not self.trained and any(weights.requires_grad for weights in self.parameters())
 
     def gathered(self, x: Tensor) -> Tensor:
         """Rows of all processes with their gradients, so that several processes see one large batch.

@@ -62,16 +62,16 @@ def test_help_names_the_commands(run_cli, capsys) -> None:
 def test_the_console_script_is_this_main_and_returns_nothing(run_cli, toy_config) -> None:
     (script,) = [entry for entry in entry_points(group="console_scripts") if entry.name == "clip-suite"]
     assert script.value == "cli:main"
-    assert run_cli("test", "-c", toy_config) is None  # sys.exit(main()) must end with 0
+    assert run_cli("fit", "-c", toy_config) is None  # sys.exit(main()) must end with 0
 
 
 @pytest.mark.parametrize("config", EXPERIMENTS, ids=lambda file: file.relative_to(CONFIGS).as_posix())
 def test_every_experiment_merges_with_every_trainer(config: Path, run_cli, capsys) -> None:
-    for trainer in TRAINERS:
-        merged = printed_config(run_cli, capsys, "fit", "-c", config, "-c", trainer)
+    for order in (TRAINERS, TRAINERS[::-1]):  # each is parsed with the experiment, and the last one wins
+        merged = printed_config(run_cli, capsys, "fit", *(word for file in (config, *order) for word in ("-c", file)))
         assert merged["model"]["class_path"]
-        assert merged["trainer"]["accelerator"] == ("cpu" if trainer.stem == "cpu" else "gpu")
-        assert merged["data"]["init_args"]["pin_memory"] is (trainer.stem != "cpu")
+        assert merged["trainer"]["accelerator"] == ("cpu" if order[-1].stem == "cpu" else "gpu")
+        assert merged["data"]["init_args"]["pin_memory"] is (order[-1].stem != "cpu")
 
 
 def holds(config: Any, wanted: Any) -> bool:
@@ -144,7 +144,12 @@ def test_a_second_training_in_the_same_folder_puts_the_first_aside(run_cli, toy_
     checkpoints = tmp_path / "runs" / "toy" / "checkpoints"
     run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "3")
     first = {file.name for file in checkpoints.iterdir()}
+    run_cli("test", "-c", toy_config, "--ckpt_path", "best")
+    results = checkpoints.with_name("results.json")
+    figures = results.read_bytes()
     run_cli("fit", "-c", toy_config, "--trainer.max_epochs", "1")
+    assert not results.exists()  # else it would tell of weights that best no longer names
+    assert results.with_name("results.previous.json").read_bytes() == figures
     assert {file.name for file in checkpoints.with_name("checkpoints.previous").iterdir()} == first
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["epoch"] == 0
     run_cli("test", "-c", toy_config, "--ckpt_path", "best")
@@ -178,7 +183,7 @@ def test_a_training_that_cannot_start_leaves_the_config(run_cli, toy_config, tmp
     assert file.read_text() == before
 
 
-def test_fit_test_resume_validate_predict(run_cli, toy_config, tmp_path) -> None:
+def test_fit_test_resume_validate_predict(run_cli, toy_config, tmp_path, capsys) -> None:
     folder = tmp_path / "runs" / "toy"
     run_cli("fit", "-c", toy_config)
     trained = (folder / "config.yaml").read_text()
@@ -198,7 +203,11 @@ def test_fit_test_resume_validate_predict(run_cli, toy_config, tmp_path) -> None
 
     run_cli("validate", "-c", toy_config, "--ckpt_path", "last")
     assert set(json.loads((folder / "results.json").read_text())) == {"test", "validate"}
-    run_cli("predict", "-c", toy_config, "--ckpt_path", "best")
+    message = error_of(run_cli, capsys, 2, "predict", "-c", toy_config, "--ckpt_path", "best")
+    assert "predict would write nothing" in message
+    assert "--trainer.callbacks+=CodeWriter" in message
+    run_cli("predict", "-c", toy_config, "--ckpt_path", "best", "--trainer.callbacks+=toy_run.Shout")
+    assert "batch 1: 4 predictions" in capsys.readouterr().out
 
 
 def test_a_saved_config_runs_again(run_cli, toy_config, tmp_path) -> None:
@@ -337,9 +346,14 @@ def test_debug_shows_where(run_cli, toy_config, monkeypatch) -> None:
 
 
 def test_a_failed_test_leaves_earlier_results(run_cli, toy_config, tmp_path, capsys) -> None:
-    run_cli("test", "-c", toy_config)
+    run_cli("fit", "-c", toy_config)
+    run_cli("test", "-c", toy_config, "--ckpt_path", "best")
     before = (tmp_path / "runs/toy/results.json").read_bytes()
-    error_of(run_cli, capsys, 2, "test", "-c", toy_config, "--data.missing", "gone.mat")
+    error_of(run_cli, capsys, 2, "test", "-c", toy_config, "--ckpt_path", "best", "--data.missing", "gone.mat")
+    for command in ("test", "validate"):  # of weights that nothing trained
+        message = error_of(run_cli, capsys, 2, command, "-c", toy_config)
+        assert "The weights are random" in message
+        assert "--ckpt_path best" in message
     assert (tmp_path / "runs/toy/results.json").read_bytes() == before
 
 
@@ -364,7 +378,7 @@ def test_lightning_starts_the_second_process_itself(toy_config, tmp_path) -> Non
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
     two = ("--trainer.devices=2", "--trainer.strategy=ddp")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), "test", "-c", toy_config, *two],
+        [sys.executable, str(ROOT / "cli.py"), "fit", "-c", toy_config, "--test_after_fit", "true", *two],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,

@@ -98,7 +98,8 @@ def test_hashing(worlds, tmp_path):
     model = options("model.init_args", hidden=128)
     run = ["-c", "configs/hashing/coco.yaml", "-c", "configs/hashing/method/hashnet.yaml", *tiny, *data, *model]
     fit = ["fit", *run, "--trainer.max_epochs", 1]
-    compare(tmp_path, fit, ["test", *run, "--ckpt_path", "last"], ["predict", *run, "--ckpt_path", "last"])
+    predict = ["predict", *run, "--ckpt_path", "last", "--trainer.callbacks+=CodeWriter"]
+    compare(tmp_path, fit, ["test", *run, "--ckpt_path", "last"], predict)
 
 
 def test_multilabel(worlds, tmp_path):

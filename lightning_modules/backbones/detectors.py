@@ -177,6 +177,7 @@ class TransformerDetector(nn.Module):
         with quick_hub():
             settings = read_config(name, config or {})
             mean, std = pixel_rule(name, settings.model_type)
+            self.random_heads = not pretrained or settings.num_labels != num_classes
             if pretrained:
                 self.model = load_detector(name, settings, num_classes)
             else:

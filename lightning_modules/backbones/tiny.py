@@ -59,7 +59,7 @@ def encode_phrases(clip: nn.Module, concepts: list[list[str]], device: torch.dev
     return F.normalize(torch.stack(rows), dim=-1)
 
 
-def save_weights(clip: nn.Module, path: str) -> None:
+def save_weights(clip: nn.Module, path: str | Path) -> None:
     """Write the weights as safetensors in half precision."""
     from safetensors.torch import save_file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ class ContrastivePretraining(BaseModule):
         patch_dropout: Share of the patches that a training image loses.
         concept_weight: Weight of the sigmoid loss over concept phrases.
         patch_weight: Weight of the same loss over patches.
-        export: File (``.safetensors``) that receives the weights in half precision when ``fit`` ends.
+        export: File (``.safetensors``) that receives the weights in half precision when ``fit`` ends; a relative path
+            starts at the folder of the run.
 
     Batches need ``image`` (B, 3, S, S) uint8, ``text``, ``concepts`` (B, K), ``labels`` (B, C), ``semantic`` (B, S, S)
     and ``index`` (B,), the place in the set, by which several processes score each image once. The DataModule offers
@@ -164,7 +166,7 @@ class ContrastivePretraining(BaseModule):
     def on_fit_end(self) -> None:
         """Write the weights to ``export``."""
         if self.hparams["export"] and self.trainer.is_global_zero:
-            save_weights(self.clip, self.hparams["export"])
+            save_weights(self.clip, Path(self.trainer.default_root_dir) / self.hparams["export"])
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW without decay on vectors, one cycle over all steps."""

@@ -18,7 +18,7 @@ from lightning_modules.detection.class_names import check_same, given_names, in_
 from lightning_modules.detection.convnet import ConvDetector, Detections
 from lightning_modules.detection.distillation import distillation_losses, load_teacher
 from lightning_modules.detection.evaluation import HEADLINE, IOUS, MEANING, class_rows, coco_scores, full_scores
-from lightning_modules.detection.optimiser import parameter_groups, warm_cosine
+from lightning_modules.detection.optimiser import warm_cosine_adamw
 from lightning_modules.detection.weights import highest
 from lightning_modules.metrics.detection import DetectionScores
 
@@ -192,12 +192,8 @@ class TrainedDetection(BoxDetection):
 
     def configure_optimizers(self) -> Any:
         """AdamW; a warm-up and a cosine over all steps."""
-        p = self.hparams
-        options = parameter_groups(self.network, p["lr"], p["backbone_lr"], p["weight_decay"])
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
-        optimizer = torch.optim.AdamW(options)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps, p["warmup"]))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        p, steps = self.hparams, max(1, int(self.trainer.estimated_stepping_batches))
+        return warm_cosine_adamw(self.network, steps, p["lr"], p["backbone_lr"], p["weight_decay"], p["warmup"])
 
 
 class ConvDetection(TrainedDetection):
@@ -254,6 +250,10 @@ class DetectionTransformer(TrainedDetection):
         """The network of transformers."""
         p = self.hparams
         return TransformerDetector(p["name"], num_classes, p["pretrained"], p["max_detections"])
+
+    def random_weights(self) -> bool:
+        """Not where the checkpoint of transformers is of as many classes."""
+        return super().random_weights() and self.network.random_heads
 
     def training_losses(self, images: Tensor, targets: list[Target], index: Tensor) -> Tensor:
         """The network's own loss of the batch, (1,); image by image, and slower, where images are told apart."""

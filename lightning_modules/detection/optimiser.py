@@ -5,7 +5,29 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import nn
+
+
+def warm_cosine_adamw(
+    network: nn.Module, steps: int, lr: float, backbone_lr: float, weight_decay: float, warmup: float
+) -> dict[str, Any]:
+    """AdamW whose learning rate warms up and then falls to zero along a cosine.
+
+    Args:
+        network: The network.
+        steps: Steps of the whole training, at least 1.
+        lr: Highest learning rate.
+        backbone_lr: See ``parameter_groups``.
+        weight_decay: See ``parameter_groups``.
+        warmup: Share of the steps in which the learning rate rises.
+
+    Returns:
+        What ``configure_optimizers`` returns.
+    """
+    optimizer = torch.optim.AdamW(parameter_groups(network, lr, backbone_lr, weight_decay))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps, warmup))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def parameter_groups(network: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> list[dict[str, Any]]:

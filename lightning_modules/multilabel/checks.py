@@ -60,22 +60,6 @@ def check_neighbours(neighbours: int, items: int) -> None:
         )
 
 
-def check_trained(trained_on: str | None) -> None:
-    """Refuse to score weights that nothing trained.
-
-    Args:
-        trained_on: Hash of the items that the weights were trained and selected on; None = they are random.
-
-    Raises:
-        ValueError: Names the cure.
-    """
-    if trained_on is None:
-        raise ValueError(
-            "The weights are random: nothing trained them, and no checkpoint was loaded. Name one (--ckpt_path best), "
-            "or let the test follow the training (fit ... --test_after_fit true)."
-        )
-
-
 def check_split(trained_on: str | None, split: str) -> None:
     """Refuse weights that were trained on what is to be scored.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.base import BaseModule
 from lightning_modules.metrics.multilabel import MultilabelScores, multilabel_scores
 from lightning_modules.metrics.multilabel_floors import prior_scores
-from lightning_modules.multilabel.checks import check_neighbours, check_settings, check_split, check_trained
+from lightning_modules.multilabel.checks import check_neighbours, check_settings, check_split
 from lightning_modules.multilabel.evaluation import Fitted, in_order, joined, part_scores, selection_notes, test_notes
 from lightning_modules.multilabel.losses import alignment_loss, loss_terms
 from lightning_modules.multilabel.model import HashClassifier, scorings
@@ -171,8 +171,6 @@ class MultilabelHashing(BaseModule):
     def check_items(self) -> None:
         """Remember what is trained on; refuse weights of no training or of other items, and too large a K."""
         data = self.data
-        if self.trainer.state.fn != "fit":
-            check_trained(self.split_sha256)
         if self.hparams["head"] == "knn":
             check_neighbours(self.hparams["knn_neighbours"], len(data.rows["train"]))
         check_split(self.split_sha256, data.split_sha256)
@@ -239,7 +237,6 @@ class MultilabelHashing(BaseModule):
 
     def on_predict_start(self) -> None:
         """Fit what the training items decide, where they are at hand and the checkpoint does not know it."""
-        check_trained(self.split_sha256)
         if getattr(self.data, "rows", None):
             self.check_items()
             self.fit_to_training_items()

@@ -95,11 +95,12 @@ def test_recall_at_1_counts_own_captions():
 def test_fit_learns_writes_weights_and_they_load(tmp_path):
     seed_everything(0)
     path = str(tmp_path / "tiny.safetensors")
-    module = ContrastivePretraining(lr=1e-3, export=path)
+    module = ContrastivePretraining(lr=1e-3, export="tiny.safetensors")  # in the folder of the run
     data = Scenes(num_train=192, num_val=32, num_test=32, batch_size=16)
     trainer = Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+        max_epochs=1, default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False,
+    )  # fmt: skip
     before = trainer.validate(module, data, verbose=False)[0]
     trainer.fit(module, data)
     after = trainer.validate(module, data, verbose=False)[0]

@@ -334,6 +334,7 @@ def test_a_mistake_that_a_loader_process_meets_is_one_message_too(run_cli, place
     (place / "photos").mkdir()
     (place / "photos" / "a.jpg").write_bytes((world / "JPEGImages" / "000001.jpg").read_bytes()[:300])
     words = ["--data.predict_images", "photos", "--data.num_workers", "1", "--data.masks", "null"]
+    words.append("--trainer.callbacks+=SegmentationWriter")
     with pytest.raises(SystemExit) as stop:
         run_cli("predict", "-c", "config.yaml", *words, "--model.class_lines", "[sea, ship]")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]

@@ -263,6 +263,9 @@ def test_missing_and_unreadable_files_are_named(tmp_path, parts):
     np.savez(tmp_path / "b.npz", pictures=np.ones(3))
     with pytest.raises(ValueError, match=r"b\.npz: unknown keys pictures\. Expected I_tr, T_tr"):
         opened(tmp_path / "b.npz")
+    np.savez(tmp_path / "b.npz", **{key: np.ones(3) for key in ("I_tr", "T_tr", "L_tr", "I_te", "T_te", "note")})
+    with pytest.raises(ValueError, match=r"b\.npz: L_te missing beside I_tr, T_tr, L_tr, I_te, T_te, note\. Expected"):
+        opened(tmp_path / "b.npz")
     write_pickles(tmp_path, parts, train={"image": parts["train"]["image"]})
     with pytest.raises(ValueError, match=r"train\.pkl: no key 'text'; found image"):
         opened(tmp_path)

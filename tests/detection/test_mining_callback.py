@@ -54,11 +54,19 @@ def test_the_placebo_has_the_same_weights_on_other_images() -> None:
 
 
 def test_thresholds_of_another_number_of_classes_are_told_before_training() -> None:
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(sampler=None, mining_dataloader=None))
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(sampler=None, mining_dataloader=None), max_epochs=11)
     module = SimpleNamespace(find_boxes=None, names=["ship", "car"])
     HardNegativeMining(confidence_threshold=[0.5, 0.4]).on_fit_start(trainer, module)
     with pytest.raises(ValueError, match=r"lists 3 values and there are 2 classes \(ship, car\)"):
         HardNegativeMining(confidence_threshold=[0.5, 0.4, 0.3]).on_fit_start(trainer, module)
+
+
+def test_a_training_that_ends_before_the_first_round_is_told(recwarn) -> None:
+    data, module = SimpleNamespace(sampler=None, mining_dataloader=None), SimpleNamespace(find_boxes=None, names=[])
+    for epochs in (None, -1, 11, 10):
+        HardNegativeMining().on_fit_start(SimpleNamespace(datamodule=data, max_epochs=epochs), module)
+    (warning,) = [str(entry.message) for entry in recwarn]
+    assert "start_epoch is 10 and the training has 10 epochs, counted from 0: nothing will be mined" in warning
 
 
 @pytest.mark.parametrize(

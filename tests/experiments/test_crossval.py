@@ -153,7 +153,10 @@ def test_a_test_by_hand_counts_only_with_a_checkpoint(run_cli, fold_config, star
     folder = tmp_path / "runs/toy"
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # times are lost
     assert state_in(tmp_path / "copy/fold_0").status == "done"
-    run_cli("test", "-c", folder / "fold_0/config.yaml")  # of weights that nothing trained
+    fold = folder / "fold_0"
+    (fold / "config_test.yaml").write_text((fold / "config.yaml").read_text() + "# by hand, of untrained weights\n")
+    made_by = [f'"config_sha256": "{file_hash(fold / name)}"' for name in ("config.yaml", "config_test.yaml")]
+    (fold / "results.json").write_text((fold / "results.json").read_text().replace(*made_by))
     assert state_in(folder / "fold_0").status == "failed"
     capsys.readouterr()
     run_cli("crossval", "-c", fold_config, "--num_folds", "2")

@@ -74,7 +74,8 @@ def test_fit_test_resume_predict(run_cli, config, tmp_path) -> None:
     assert tested["notes"]["convention"]
     run_cli("validate", "-c", config, "--ckpt_path", "last")
     assert "val/map" in block(folder, "validate")["metrics"]
-    run_cli("predict", "-c", config, "--ckpt_path", "last")
+    run_cli("predict", "-c", config, "--ckpt_path", "last", "--trainer.callbacks+=CodeWriter")
+    assert np.load(folder / "codes" / "query.npz")["image_codes"].shape == (16, 2)
 
 
 @pytest.mark.slow

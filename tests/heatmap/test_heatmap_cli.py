@@ -178,7 +178,7 @@ MISTAKES = {
     "template": (["--model.init_args.templates", "[a photo]"], ["must each hold {} once"]),
     "templates": (["--model.init_args.templates", "photos"], ["no templates 'photos'", "photo"]),
     "ensemble of blanks": (["--model.init_args.class_names", "['']"], ["none empty"]),
-    "oracle": (["--data.init_args.predict_images", "world/JPEGImages-test"],
+    "oracle": (["--data.init_args.predict_images", "world/JPEGImages-test", "--trainer.callbacks+=BoxWriter"],
                ["class_source present needs annotations", "top_k"]),
     "nothing to train": ([], ["nothing to train", "adapter: linear"]),
     "order": (["--model.init_args.class_names", "[harbor, ship]"], ["harbor, ship) are for predict"]),

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from toy_multilabel import planted_data
 
 from callbacks import AverageWeights, MultilabelPredictions
+from callbacks.trained_weights import TrainedWeights
 from lightning_modules import MultilabelHashing
 from lightning_modules.multilabel.model import HashClassifier
 
@@ -50,8 +51,9 @@ def test_weights_of_another_fold_are_refused(tmp_path, checkpoint, change, comma
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 def test_weights_of_no_training_are_refused(tmp_path, command) -> None:
+    run = trainer(tmp_path, callbacks=[TrainedWeights()])
     with pytest.raises(ValueError, match=r"The weights are random: .* Name one \(--ckpt_path best\)"):
-        getattr(trainer(tmp_path), command)(MultilabelHashing(**SMALL), datamodule=planted_data(tmp_path))
+        getattr(run, command)(MultilabelHashing(**SMALL), datamodule=planted_data(tmp_path))
 
 
 def test_weights_of_the_same_fold_are_taken(tmp_path, checkpoint) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -69,6 +70,15 @@ class OtherModule(ToyModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.other(x)
+
+
+class Shout(Callback):
+    """Prints what is predicted."""
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        print(f"batch {batch_idx}: {len(outputs)} predictions")
 
 
 class ToyData(BaseDataModule):
