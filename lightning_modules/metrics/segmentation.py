@@ -134,7 +134,8 @@ class SegmentationScores(RowMetric):
         keys = 4 * (target * classes + prediction)
         if self.boundary_ratio is not None:
             distance = boundary_distance(target.shape[0], target.shape[1], self.boundary_ratio)
-            keys += 2 * boundary_region(target, distance) + boundary_region(prediction, distance)
+            seen = prediction.masked_fill(ignored, classes)  # so that a prediction that agrees has the same boundary
+            keys += 2 * boundary_region(target, distance) + boundary_region(seen, distance)
         return count_keys(keys, 4 * classes**2).to(self.device, torch.int32)  # ignored pixels have larger keys
 
     def collected(self) -> tuple[SegmentationCounts, Tensor]:

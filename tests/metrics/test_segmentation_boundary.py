@@ -46,7 +46,7 @@ def test_boundary_iou_is_that_of_the_masks_of_each_class():
     for prediction, target in zip(predictions, targets, strict=True):
         p, t, distance = prediction.numpy(), target.numpy(), boundary_distance(*target.shape, ratio)
         for label in range(classes):
-            of_p, of_t = (eroded_region(side == label, distance) & (t != 255) for side in (p, t))
+            of_p, of_t = (eroded_region((side == label) & (t != 255), distance) for side in (p, t))
             intersection[label] += (of_p & of_t).sum()
             union[label] += (of_p | of_t).sum()
     metric = SegmentationScores(classes, boundary_ratio=ratio)
@@ -59,6 +59,17 @@ def test_boundary_iou_is_that_of_the_masks_of_each_class():
     plain.update(predictions, targets, torch.arange(3))
     assert plain.compute() == {name: value for name, value in found.items() if name != "boundary_miou"}
     assert "boundary" not in plain.convention
+
+
+def test_what_is_predicted_in_the_void_does_not_count():
+    target = blobs(40, 50, 3, 4)
+    target[:, 20:24] = 255
+    shown = []
+    for filling in (0, 1, 2):
+        metric = SegmentationScores(3, boundary_ratio=0.05)
+        metric.update([target.masked_fill(target == 255, filling)], [target], torch.tensor([0]))
+        shown.append(metric.compute()["boundary_miou"])
+    assert shown == [1, 1, 1]
 
 
 def test_boundary_iou_by_hand():
