@@ -36,15 +36,18 @@ def prompt_templates(name: str | Sequence[str]) -> list[str]:
             ``imagenet_scene`` (these and five about scenes, as CLIP Surgery has them), or templates of one's own.
 
     Raises:
-        ValueError: Unknown name, or a template without exactly one ``{}``.
+        ValueError: Unknown name, or a template without exactly one ``{}``, or with other braces.
 
     Example:
         >>> prompt_templates("photo"), len(prompt_templates("imagenet_scene"))
         (['a photo of a {}.'], 85)
     """
     if not isinstance(name, str):
-        if not name or any(template.count("{}") != 1 for template in name):
-            raise ValueError(f"templates {list(name)} must each hold {{}} once, in the place of the class name.")
+        around = [template.split("{}") for template in name]
+        if not name or any(len(parts) != 2 or set("".join(parts)) & set("{}") for parts in around):
+            raise ValueError(
+                f"templates {list(name)} must each hold {{}} once, in the place of the class name, and no other braces."
+            )
         return list(name)
     if name not in NAMED:
         raise ValueError(f"There are no templates '{name}'; known: {', '.join(NAMED)}, or a list of your own.")

@@ -85,10 +85,9 @@ def corrclip_features(
     """
     vit = vision_transformer(visual, positions="bicubic")
     lower = spatial_blocks(len(vit.blocks)) if alpha else range(0)
-    _check(vit, images, guide, grid, similarity)
+    check_settings(similarity, scope, alpha, beta, eps)
+    _check(vit, images, guide, grid)
     check_ids(instance_mask, (len(images), *images.shape[-2:]))
-    if similarity == "vanilla" and (scope or alpha or beta):
-        raise ValueError("similarity is vanilla, CLIP as it is: set scope to false, alpha and beta to 0 with it.")
     if alpha and not lower:
         raise ValueError(f"The spatial branch needs a ViT of five blocks, this has {len(vit.blocks)}. Set alpha to 0.")
     if beta and vit.prefix != 1:
@@ -131,9 +130,21 @@ def corrclip_features(
     return features
 
 
-def _check(vit: VisionTransformer, images: Tensor, guide: Tensor, grid: tuple[int, int], similarity: str) -> None:
+def check_settings(similarity: str, scope: bool, alpha: float, beta: float, eps: float | None) -> None:
+    """Refuse settings of :func:`corrclip_features` that fit no picture.
+
+    Raises:
+        ValueError: Names the setting and the cure.
+    """
     if similarity not in SIMILARITIES:
         raise ValueError(f"There is no similarity '{similarity}'; known: {', '.join(SIMILARITIES)}.")
+    if similarity == "vanilla" and (scope or alpha or beta):
+        raise ValueError("similarity is vanilla, CLIP as it is: set scope to false, alpha and beta to 0 with it.")
+    if eps is not None and eps < 0:
+        raise ValueError(f"eps is {eps}; it must be at least 0, or null, with which no regions are merged.")
+
+
+def _check(vit: VisionTransformer, images: Tensor, guide: Tensor, grid: tuple[int, int]) -> None:
     rows, columns = vit.patch_size
     if images.ndim != 4 or not images.numel() or images.shape[-2] % rows or images.shape[-1] % columns:
         raise ValueError(

@@ -15,7 +15,7 @@ from lightning_modules.backbones.vit import vision_transformer
 from lightning_modules.base import BaseModule
 from lightning_modules.corrclip.correlation import Unsegmented
 from lightning_modules.corrclip.evaluation import CONTROLS, FLOOR, Evaluation, benchmark_rows, random_text
-from lightning_modules.corrclip.features import Similarity
+from lightning_modules.corrclip.features import Similarity, check_settings
 from lightning_modules.corrclip.prompts import Classes, first_names, prompt_classes, read_lines, split_lines
 from lightning_modules.corrclip.segmenter import Segmenter
 
@@ -31,8 +31,10 @@ class CorrClipSegmentation(BaseModule):
     (``features.corrclip_features``). Data that holds several ``sets`` is scored set by set.
 
     Args:
-        encoder: The image-text model; its image tower must be a ViT.
-        guide: Guide of the correlations; None = the queries and keys of the image tower itself.
+        encoder: The image-text model; its image tower must be a ViT. Its own ``precision`` is that of the class names;
+            the pictures' is ``trainer.precision``.
+        guide: Guide of the correlations, brought to the trainer's device; None = the queries and keys of the image
+            tower itself.
         class_lines: Classes in place of the data's, ways to name one separated by ``"; "``: a list, or a text file with
             one class a line (a long list takes the command line minutes to read).
         templates: Prompt templates: a name of ``backbones.prompts``, or a list.
@@ -54,7 +56,8 @@ class CorrClipSegmentation(BaseModule):
         correction: Give each region the class of most of its pixels.
 
     Raises:
-        ValueError: A size, the scale or tau is not positive, or the threshold is no probability.
+        ValueError: A size, the scale or tau is not positive, the threshold is no probability, or settings do not fit
+            together.
 
     Reference:
         Zhang et al., CorrCLIP: Reconstructing Patch Correlations in CLIP for Open-Vocabulary Semantic Segmentation,
@@ -93,6 +96,7 @@ class CorrClipSegmentation(BaseModule):
             )
         if not 0 <= (threshold or 0.0) <= 1:
             raise ValueError(f"threshold is {threshold}; a probability lies between 0 and 1.")
+        check_settings(similarity, scope, alpha, beta, eps)  # before masks are made and networks loaded
         super().__init__()
         self.encoder, self.given_guide = encoder, guide
 

@@ -173,8 +173,9 @@ def merge_regions(features: Tensor, labels: Tensor, eps: float | None = 0.2, min
     count = int(last.max()) + 1
     if count == 1:
         return ranks
-    means = F.normalize(region_means(features, ranks, count), dim=-1)[:, 1:]
-    similarity = means @ means.transpose(1, 2)  # (B, R, R)
+    with torch.autocast(features.device.type, enabled=False):  # rounded cosines would merge other regions
+        means = F.normalize(region_means(features, ranks, count), dim=-1)[:, 1:]
+        similarity = means @ means.transpose(1, 2)  # (B, R, R)
     real = torch.arange(1, count, device=ranks.device) <= last  # other images have more regions
     pairs = real[:, :, None] & real[:, None, :]
     largest = similarity.masked_fill(~pairs, -torch.inf).amax((1, 2), keepdim=True)

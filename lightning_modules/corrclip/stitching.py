@@ -82,7 +82,7 @@ def label_map(logits: PictureLogits, size: tuple[int, int], decide: Callable[[Te
     with torch.autocast(device.type, enabled=False):
         rows = (enlarging(len(logits.rows), size[0]) @ logits.rows).to(device)  # (H, R)
         columns = (enlarging(len(logits.columns), size[1]) @ logits.columns).T.to(device)  # (C, W)
-        wide = max(1, STRIP // (len(grids) * size[0]))
+        wide = max(8, STRIP // (len(grids) * size[0]))
         found = [decide(rows @ (grids @ part)) for part in columns.split(wide, dim=1)]
     return torch.cat(found, dim=-1)
 

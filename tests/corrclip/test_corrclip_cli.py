@@ -250,7 +250,7 @@ def test_text_embeddings_are_kept_and_broken_ones_made_anew(tmp_path) -> None:
 @pytest.mark.parametrize("given", ["photos", "photos/000001.jpg"])
 def test_predict_on_pictures_with_classes_of_ones_own(given, run_cli, place, world) -> None:
     (place / "photos").mkdir()
-    (place / "classes.txt").write_text("water; sea\n\nship\n")
+    (place / "classes.txt").write_text("water;sea\n\nship\n")
     for name in ("000001.jpg", "000003.jpg"):
         (place / "photos" / name).write_bytes((world / "JPEGImages" / name).read_bytes())
     run_cli(
@@ -297,6 +297,8 @@ def test_classes_of_ones_own_must_fit_the_label_maps(run_cli, place, capsys) -> 
             ["--model.stride", "100"],
             "stride is 100 and crop 96: windows would leave pixels out. Set stride to at most 96",
         ),
+        (["--model.similarity", "vanilla"], "set scope to false, alpha and beta to 0"),
+        (["--model.eps", "-1"], "eps is -1.0; it must be at least 0"),
         (["--model.threshold", "2"], "threshold is 2.0; a probability lies between 0 and 1."),
         (["--data.num_workers", "-1"], "num_workers is -1; it must be at least 0."),
         (["--data.mask_cache", "config.yaml"], "mask_cache config.yaml is a file. Name a folder."),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.corrclip.correction import correct_map
+from lightning_modules.corrclip.correction import LARGE, correct_map
 
 
 def region_by_region(prediction: list[int], ids: list[int]) -> list[int]:
@@ -36,6 +36,17 @@ def test_every_region_has_its_commonest_class(seed) -> None:
     ]
     assert correct_map(prediction, mask).flatten(1).tolist() == naive
     assert correct_map(prediction[1], mask[1]).flatten().tolist() == naive[1]
+
+
+def test_many_regions_of_thousands_of_classes_take_no_table_of_both() -> None:
+    generator = torch.Generator().manual_seed(5)
+    prediction = torch.randint(0, 3, (2, 60, 60), generator=generator) * 20_000  # of 40,001 classes, three occur
+    mask = (torch.arange(3600) // 3).view(1, 60, 60).expand(2, -1, -1)
+    counted = [
+        region_by_region(p.flatten().tolist(), m.flatten().tolist()) for p, m in zip(prediction, mask, strict=True)
+    ]
+    assert LARGE < 2 * 1200 * 40_001
+    assert correct_map(prediction, mask).flatten(1).tolist() == counted
 
 
 def test_ties_go_to_the_smallest_class_and_the_smallest_id_stays() -> None:
@@ -68,7 +79,7 @@ def test_what_is_no_map() -> None:
         correct_map(prediction - 1, prediction)
 
 
-LARGE = """
+LARGE_PHOTO = """
 import re, torch
 from pathlib import Path
 from lightning_modules.corrclip.correction import correct_map
@@ -91,5 +102,5 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_the_logits_of_a_large_photo_are_never_held() -> None:
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", LARGE], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", LARGE_PHOTO], cwd=root, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 300  # MiB; the logits have 783

@@ -129,6 +129,15 @@ def test_images_of_a_batch_do_not_touch_each_other() -> None:
     assert torch.equal(merge_regions(features, labels, None), region_ranks(labels))
 
 
+def test_autocast_does_not_round_what_merging_compares() -> None:
+    generator = torch.Generator().manual_seed(7)
+    features = normalize(1 + 0.3 * torch.randn(1, 60, 8, generator=generator), dim=-1)
+    labels = torch.arange(60)[None]
+    exact = [merge_regions(features, labels, eps) for eps in (0.01, 0.02, 0.03)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, exact, [merge_regions(features, labels, eps) for eps in (0.01, 0.02, 0.03)]))
+
+
 def test_regions_without_enough_neighbours_stay_alone() -> None:
     features = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
     labels = torch.tensor([[0, 1, 2, 3]])

@@ -176,6 +176,7 @@ MISTAKES = {
     "path": (["--model.init_args.path", "surgry"], ["path", "surgry"]),
     "too deep": (["--model.init_args.num_layers", "13"], ["num_layers is 13", "12 blocks"]),
     "template": (["--model.init_args.templates", "[a photo]"], ["must each hold {} once"]),
+    "template with more": (["--model.init_args.templates", "['a {large} {}']"], ["no other braces"]),
     "templates": (["--model.init_args.templates", "photos"], ["no templates 'photos'", "photo"]),
     "ensemble of blanks": (["--model.init_args.class_names", "['']"], ["none empty"]),
     "oracle": (["--data.init_args.predict_images", "world/JPEGImages-test", "--trainer.callbacks+=BoxWriter"],
