@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.scenes import BACKGROUNDS, CLASS_NAMES, SceneDataset, Scenes, render_scene, scene_captions, scene_tags
+from datamodules.scenes.__main__ import main
 from datamodules.scenes.captions import NOUNS
 from datamodules.scenes.layouts import run_length_encoding, write_coco, write_mirflickr
 from datamodules.scenes.render import MIN_VISIBLE
@@ -148,6 +149,27 @@ def test_mirflickr_layout_is_read_by_the_ordinary_reader(tmp_path):
     names = np.array(data.class_names)[item["labels"].numpy() > 0]
     assert set(names) == held
     assert Image.open(root / f"im{number}.jpg").size == (32, 32)
+
+
+def test_the_command_mixes_no_world_with_another_or_with_real_files(tmp_path, monkeypatch, capsys):
+    def write(folder, *options):
+        monkeypatch.setattr("sys.argv", ["scenes", "voc", str(tmp_path / folder), "--num", "4", *options])
+        main()
+
+    write("world")
+    first = {file: file.read_bytes() for file in (tmp_path / "world").rglob("*") if file.is_file()}
+    write("world")  # as after an interruption
+    assert {file: file.read_bytes() for file in (tmp_path / "world").rglob("*") if file.is_file()} == first
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "photo.jpg").write_bytes(b"")
+    for folder, options, said in (
+        ("world", ["--seed", "1"], "holds the world {'layout': 'voc', 'num': 4, 'size': 96, 'seed': 0}"),
+        ("real", [], "holds files, and none of a generated world"),
+    ):
+        with pytest.raises(SystemExit):
+            write(folder, *options)
+        assert said in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "real").iterdir()] == ["photo.jpg"]
 
 
 def test_folds_cut_a_fixed_pool_of_scenes():
