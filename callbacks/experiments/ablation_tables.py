@@ -32,19 +32,25 @@ def ablation_tables(record: Mapping[str, Any]) -> list[Table]:
     labels = [name.rpartition(".")[2] for name in factors]
     cells = record["cells"]
     whole = [cell for cell in cells if cell["n"] == len(seeds)]  # a mean over fewer seeds may be best by their choice
+    floors = {number(cell["floor"]) for cell in cells if cell["floor"] is not None}
+    several = len(floors) > 1  # each then stands beside its figure
     rows: list[list[Cell | str]] = [
-        [*(show(cell["settings"][name]) for name in factors), *_figures(cell, is_best(cell, whole, metric))]
+        [
+            *(show(cell["settings"][name]) for name in factors),
+            *_figures(cell, is_best(cell, whole, metric)),
+            *([number(cell["floor"])] if several else []),
+        ]
         for cell in cells
     ]
     notes = [f"{counted(len(seeds), 'seed')} a setting; mean \N{PLUS-MINUS SIGN} sd (n - 1)."]
     notes += ["Brackets: 95 % t-interval over seeds."] if len(seeds) > 1 else ["One seed: no spread is known."]
-    floors = {number(cell["floor"]) for cell in cells if cell["floor"] is not None}
     notes += [COMPARED]
-    notes += [f"Floor: {', '.join(sorted(floors))}."] if floors else []
+    notes += [f"Floor: {floors.pop()}."] if len(floors) == 1 else []
     notes += [f"Convention: {record['convention']}."] if record["convention"] else []
     notes += [f"Missing: {text}." for text in record["missing"]]
     title = f"{metric} of {counted(len(cells), 'setting')}"
-    found = [Table("ablation", title, [*labels, metric, "n"], rows, "l" * len(factors) + "rr", notes)]
+    head, align = [*labels, metric, "n", *["floor"] * several], "l" * len(factors) + "rr" + "r" * several
+    found = [Table("ablation", title, head, rows, align, notes)]
     if len(factors) > 1:
         levels: list[list[Cell | str]] = [
             [label, show(level["value"]), *_figures(level, is_best(level, record["marginals"][name], metric))]
@@ -98,7 +104,7 @@ def marginals_figure(record: Mapping[str, Any]) -> Figure | None:
         return None
     widths = [max(2.4, 0.75 * len(levels) + 1) for levels in shown.values()]
     figure, all_axes = _subplots(1, len(shown), width=sum(widths) + 0.6, height=3.2)
-    for axes, (name, levels) in zip(all_axes, shown.items(), strict=True):
+    for axes, width, (name, levels) in zip(all_axes, widths, shown.items(), strict=True):
         places = {show(level["value"]): place for place, level in enumerate(levels)}
         for cell in record["cells"]:
             if cell["mean"] is not None:
@@ -110,6 +116,8 @@ def marginals_figure(record: Mapping[str, Any]) -> Figure | None:
             if level["mean"] is not None:
                 axes.plot(place, level["mean"], "o", color=COLOURS[0], markersize=6)
         axes.set_xticks(range(len(levels)), list(places))
+        if max(map(len, places)) * len(places) > LETTERS * width:  # they would run into each other
+            axes.set_xticks(range(len(levels)), list(places), rotation=20, ha="right")
         axes.set(xlim=(-0.6, len(levels) - 0.4))
         axes.grid(visible=False, axis="x")
         axes.set_title(name.rpartition(".")[2], loc="left")

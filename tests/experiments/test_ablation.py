@@ -83,6 +83,17 @@ def test_the_best_in_bold_is_among_the_settings_with_all_seeds() -> None:
     assert "not corrected for the number of comparisons" in " ".join(table.notes)
 
 
+@pytest.mark.parametrize("second", [0.1, 0.2])
+def test_floors_that_differ_stand_beside_their_figures(second: float) -> None:
+    cells = [{"settings": {"k": k}, **statistics([0.5]), "floor": floor} for k, floor in ((1, 0.1), (2, second))]
+    record = {"metric": "map", "seeds": [0], "factors": {"k": [1, 2]}, "convention": None, "missing": []}
+    (table,) = ablation_tables({**record, "cells": cells, "marginals": {}})
+    last = [row[-1].text for row in table.cells()]
+    assert (table.head[-1], last) == (("n", ["1", "1"]) if second == 0.1 else ("floor", ["0.1000", "0.2000"]))
+    assert ("Floor: 0.1000." in table.notes) is (second == 0.1)
+    assert len(table.align) == len(table.head)
+
+
 def test_only_missing_cells_run_also_in_a_larger_grid(fails, run_cli, fold_config, started, tmp_path) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text("model.init_args.lr: [0.1]")
