@@ -15,6 +15,7 @@ import torch
 from callbacks.label_maps import OPACITY
 from callbacks.segmentation_app.segment import Classes, MaskSource, Segmentation, Segmenter, find_regions, segment
 from callbacks.segmentation_app.views import VIEWS, View, area_table, download_link, drawn, legend_of
+from lightning_modules.corrclip.prompts import read_lines
 
 if TYPE_CHECKING:
     from gradio import Blocks
@@ -52,11 +53,12 @@ class Session:
     Args:
         model: It has ``segmenter``, see ``segment.Segmenter``, and ``prompt``, from class lines to ``segment.Classes``.
         source: What splits a picture into regions; None = nothing does.
+        lines: Classes that stand in the field at first; one that stays as it is keeps its commas.
     """
 
-    def __init__(self, model: Any, source: MaskSource | None) -> None:
+    def __init__(self, model: Any, source: MaskSource | None, lines: Sequence[str] = ()) -> None:
         self.segmenter: Segmenter = model.segmenter
-        self.source = source
+        self.source, self.lines = source, lines
         self._prompt = lru_cache(KEPT)(lambda lines: model.prompt(list(lines)))
 
     def prompt(self, lines: Sequence[str]) -> Classes:
@@ -67,7 +69,7 @@ class Session:
     def answer(self, picture: str | None, typed: str) -> tuple[Segmentation | None, str]:
         """What is found, or None and one sentence on what went wrong."""
         try:
-            return segment(self.segmenter, self.prompt, self.source, picture, typed), ""
+            return segment(self.segmenter, self.prompt, self.source, picture, typed, self.lines), ""
         except (ValueError, OSError, ImportError) as error:  # with the cure in it
             return None, str(error)
         except Exception as error:
@@ -76,12 +78,11 @@ class Session:
             return None, f"The picture was not segmented ({type(error).__name__}: {first}). The terminal shows where."
 
 
-def page(session: Session, lines: Sequence[str] = ()) -> Blocks:
+def page(session: Session) -> Blocks:
     """The page; ``launch`` of the result serves it.
 
     Args:
         session: What segments.
-        lines: Classes that stand in the field at first.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -127,7 +128,7 @@ def page(session: Session, lines: Sequence[str] = ()) -> Blocks:
                 # the file as it is: Gradio would decode it, and show "Error" where it cannot
                 picture.preprocess = lambda payload: None if payload is None else payload.path
                 typed = gr.Textbox(
-                    "\n".join(lines), label="Classes", info=TYPED, lines=5, max_lines=8, placeholder=EXAMPLE
+                    "\n".join(session.lines), label="Classes", info=TYPED, lines=5, max_lines=8, placeholder=EXAMPLE
                 )
                 button = gr.Button("Segment", variant="primary")
                 message = gr.HTML(visible=False)
@@ -191,30 +192,47 @@ def launch(blocks: Blocks, port: int, share: bool = False) -> str:
     return public or local
 
 
+def first_lines(model: Any, datamodule: Any) -> list[str]:
+    """The classes that stand in the field at first.
+
+    Args:
+        model: Its hyperparameter ``class_lines`` counts where there is one: a list, or a file with one class a line.
+        datamodule: Else its ``class_lines``; none of a data set that is not here.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    given = model.hparams.get("class_lines")
+    if given is not None:
+        return read_lines(given) if isinstance(given, str) else list(given)
+    try:
+        return list(getattr(datamodule, "class_lines", []))
+    except OSError:
+        return []
+
+
 def serve(model: Any, datamodule: Any, device: torch.device, port: int = 7860, share: bool = False) -> None:
-    """Load a model and serve its page until it is interrupted.
+    """Load a model and serve its page until it is interrupted; see :func:`first_lines` for what stands in its field.
 
     Args:
         model: After ``configure_model`` it has what ``Session`` needs; ``place`` brings its networks to a device.
-        datamodule: Its ``masks`` splits pictures, and its ``class_lines`` stand in the field at first; None = neither.
+        datamodule: Its ``masks`` splits pictures; None = nothing does.
         device: Where the model computes.
         port: See :func:`launch`.
         share: See :func:`launch`.
 
     Raises:
+        FileNotFoundError: The model's file of class lines does not exist.
         ValueError: The model does not segment by words, or the mask source serves known files only.
     """
     gradio()
     if not hasattr(model, "prompt"):
         raise ValueError(f"{type(model).__name__} does not segment by words. Use a configuration of configs/corrclip.")
+    lines = first_lines(model, datamodule)
     model.configure_model()
     model.place(device)
     source = getattr(datamodule, "masks", None)
     find_regions(source, torch.full((3, 64, 64), 128, dtype=torch.uint8))  # weights that are missing are missed now
-    try:
-        lines = getattr(datamodule, "class_lines", [])
-    except OSError:  # of a data set that is not here
-        lines = []
-    blocks = page(Session(model, source), lines)
+    blocks = page(Session(model, source, lines))
     print(f"The page is at {launch(blocks, port, share)} (Ctrl-C ends it).")
     blocks.block_thread()

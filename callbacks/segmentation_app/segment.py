@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +62,10 @@ class MaskSource(Protocol):
     def name(self) -> str:
         """The source in a few words."""
 
+    @property
+    def by_name(self) -> bool:
+        """Whether masks are files, found by the name of the picture's file."""
+
     def masks(self, image: Tensor, stem: str | None = None) -> Tensor:
         """Region ids (H, W) of a picture (3, H, W) uint8; 0 = in no region."""
 
@@ -90,11 +93,12 @@ class Segmentation:
     stored: tuple[int, int]
 
 
-def class_lines(text: str) -> list[str]:
+def class_lines(text: str, whole: Collection[str] = ()) -> list[str]:
     r"""The classes that a user typed.
 
     Args:
         text: One class a line, or several with commas between; ways to name one separated by ``;``.
+        whole: Lines that are one class each, commas and all, as they are typed.
 
     Returns:
         One line a class, as ``prompt`` of a model takes them: ways to name it separated by ``"; "``.
@@ -105,7 +109,8 @@ def class_lines(text: str) -> list[str]:
     >>> class_lines("cat;kitten, dog\n\n grass ")
     ['cat; kitten', 'dog', 'grass']
     """
-    parts = [part.strip() for part in re.split(r"[,\n]", text)]
+    rows = [row.strip() for row in text.split("\n")]
+    parts = [part.strip() for row in rows for part in ([row] if row in whole else row.split(","))]
     lines = ["; ".join(way.strip() for way in part.split(";")) for part in parts if part]
     if not lines:
         raise ValueError("There is no class. Type what to look for, one class a line, as: cat")
@@ -130,16 +135,19 @@ def read_picture(path: str) -> Image.Image:
         16 bits a channel are scaled to 8, transparency is left out.
 
     Raises:
-        ValueError: It cannot be decoded.
+        ValueError: It cannot be decoded, or holds floating-point numbers.
     """
     try:
         with Image.open(path) as stored:
             image = ImageOps.exif_transpose(stored)
             if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would cut them at 255
                 image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
+            mode, image = image.mode, image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError("The file is no picture that can be read, or it is damaged. Use a JPEG or PNG.") from error
+    if mode == "F":  # fractions and all above 255 are cut off by now
+        raise ValueError("The picture holds floating-point numbers. Store it with 8 or 16 bits a channel.")
+    return image
 
 
 def shrunk(image: Image.Image) -> Image.Image:
@@ -157,13 +165,12 @@ def find_regions(source: MaskSource | None, image: Tensor) -> Tensor:
     """
     if source is None:
         return torch.zeros(image.shape[1:], dtype=torch.long)
-    try:
-        return source.masks(image)
-    except ValueError as error:
+    if source.by_name:
         raise ValueError(
-            f"The mask source '{source.name}' has no regions of a new picture ({error}) Choose one that makes them, "
-            "as --data.masks lightning_modules.backbones.masks.Felzenszwalb"
-        ) from error
+            f"The mask source '{source.name}' has no regions of a new picture, as it finds them by the names of files. "
+            "Choose one that makes them, as --data.masks lightning_modules.backbones.masks.Felzenszwalb"
+        )
+    return source.masks(image)
 
 
 @torch.inference_mode()
@@ -173,6 +180,7 @@ def segment(
     source: MaskSource | None,
     picture: str | None,
     typed: str,
+    whole: Collection[str] = (),
 ) -> Segmentation:
     """Segment a picture by typed classes.
 
@@ -182,6 +190,7 @@ def segment(
         source: What splits the picture into regions; None = it is one part without regions.
         picture: Path of the picture; None = none was given.
         typed: Classes as in :func:`class_lines`.
+        whole: Likewise.
 
     Returns:
         Arrays on the CPU.
@@ -191,7 +200,7 @@ def segment(
     """
     if not picture:
         raise ValueError("There is no picture. Drop one into the field above, or choose a file.")
-    lines = class_lines(typed)
+    lines = class_lines(typed, whole)
     stored = read_picture(picture)
     image = torch.from_numpy(np.array(shrunk(stored))).permute(2, 0, 1)
     ids = find_regions(source, image)

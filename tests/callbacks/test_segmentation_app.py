@@ -20,7 +20,7 @@ from PIL import Image
 
 from callbacks.experiments import trainer
 from callbacks.label_maps import class_colours, region_colours
-from callbacks.segmentation_app.page import Session, launch, page
+from callbacks.segmentation_app.page import Session, first_lines, launch, page, serve
 from callbacks.segmentation_app.segment import MOST, class_lines, read_picture, segment
 from callbacks.segmentation_app.views import area_table, download_link, drawn, legend_of
 from datamodules.scenes.voc_layout import write_voc
@@ -67,6 +67,37 @@ def test_typed_classes_are_lines(typed, lines) -> None:
     assert class_lines(typed) == lines
 
 
+def test_the_field_begins_with_the_classes_of_the_model_else_of_the_data(tmp_path, monkeypatch) -> None:
+    def first(given, data):
+        return first_lines(SimpleNamespace(hparams={"class_lines": given}), data)
+
+    class Away:
+        @property
+        def class_lines(self):
+            raise FileNotFoundError
+
+    data = SimpleNamespace(class_lines=["ship"])
+    (tmp_path / "classes.txt").write_text("bird, large; heron\n\ncat\n")
+    lines = first(str(tmp_path / "classes.txt"), data)
+    assert lines == ["bird, large; heron", "cat"]
+    assert first(["cat"], data) == ["cat"]
+    assert first(None, data) == ["ship"]
+    assert first(None, Away()) == first(None, None) == []
+    with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
+        first("none.txt", data)
+    typed = "\n".join([*lines, "dog, bird"])  # commas of a line that stayed as it was belong to its names
+    assert class_lines(typed, lines) == ["bird, large; heron", "cat", "dog", "bird"]
+    module, sessions = sys.modules[Session.__module__], []
+    blocks = SimpleNamespace(block_thread=lambda: None)
+    monkeypatch.setattr(module, "page", lambda session: sessions.append(session) or blocks)
+    for name in ("gradio", "launch"):
+        monkeypatch.setattr(module, name, lambda *given: "nowhere")
+    model = SimpleNamespace(hparams={"class_lines": lines}, prompt=None, segmenter=None)
+    model.configure_model = model.place = lambda *device: None
+    serve(model, data, torch.device("cpu"))
+    assert sessions[0].lines == lines
+
+
 @pytest.mark.parametrize(
     ("typed", "mistake"),
     [
@@ -99,6 +130,9 @@ def test_pictures_of_any_kind_are_read_upright(tmp_path) -> None:
     (tmp_path / "broken.png").write_bytes((tmp_path / "deep.png").read_bytes()[:40])
     with pytest.raises(ValueError, match="damaged"):
         read_picture(str(tmp_path / "broken.png"))
+    Image.fromarray(np.array([[0.0, 1.0]], np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match="The picture holds floating-point numbers"):
+        read_picture(str(tmp_path / "float.tif"))
 
 
 def test_it_finds_what_the_model_finds(model, scene, found) -> None:
@@ -123,7 +157,7 @@ def test_it_finds_what_the_model_finds(model, scene, found) -> None:
 def test_a_large_photo_is_shrunk_and_regions_are_numbered_without_gaps(model, scene, tmp_path) -> None:
     Image.open(scene).resize((1600, 1200)).save(tmp_path / "large.png")
     halves = SimpleNamespace(
-        name="halves", masks=lambda image: (torch.arange(image.shape[2]) // 512 * 7).expand(768, -1)
+        name="halves", by_name=False, masks=lambda image: (torch.arange(image.shape[2]) // 512 * 7).expand(768, -1)
     )
     found = segment(model.segmenter, model.prompt, halves, str(tmp_path / "large.png"), TYPED)
     assert found.image.shape == (768, 1024, 3)
@@ -184,6 +218,12 @@ def test_mistakes_become_one_sentence(model, scene, tmp_path) -> None:
         assert found is None
         assert mistake in words
 
+    def nameless(image):
+        raise ValueError("There is no SAM of that name.")
+
+    source = SimpleNamespace(name="sam", by_name=False, masks=nameless)
+    assert Session(model, source).answer(str(scene), "cat") == (None, "There is no SAM of that name.")
+
     def broken(lines):
         raise RuntimeError("out of memory\nat 0x1")
 
@@ -231,7 +271,7 @@ def free_port() -> int:
 def address(model, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'clip-suite[app]'")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    blocks = page(Session(model, Felzenszwalb()), ["cat", "dog"])
+    blocks = page(Session(model, Felzenszwalb(), ["cat", "dog"]))
     port = free_port()
     yield launch(blocks, port)
     with pytest.raises(OSError, match=f"Port {port} cannot be used.*--port"):
