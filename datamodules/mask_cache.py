@@ -23,7 +23,7 @@ from datamodules.pictures import Picture, is_turned, read_bytes, read_picture
 from datamodules.ranks import all_ranks, rank_and_world, share_of_rank, together
 
 FORMAT = 2  # raise it when the meaning of a file changes: masks of another format are then made anew
-LARGEST_ID = 65535
+LARGEST_ID = 65534  # of two bytes a pixel; 65535 is what pads a window
 
 
 class MaskSource(Protocol):
@@ -36,6 +36,10 @@ class MaskSource(Protocol):
     @property
     def in_processes(self) -> bool:
         """Whether several processes may make masks at once, as there is neither a model nor a GPU."""
+
+    @property
+    def by_name(self) -> bool:
+        """Whether masks are files, found by the name of the picture's file."""
 
     def fingerprint(self) -> str | None:
         """Hash of all that masks depend on beside the picture; None where a cache saves nothing."""
@@ -53,7 +57,7 @@ def write_masks(path: Path, ids: Tensor, where: str = "") -> None:
         where: Name of the picture, for messages.
 
     Raises:
-        ValueError: Negative ids, or ids above 65535.
+        ValueError: Negative ids, or ids above 65534.
     """
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high > LARGEST_ID:
@@ -92,6 +96,25 @@ def read_masks(path: Path, size: tuple[int, int] | None = None) -> Tensor | None
         print(f"Cached masks {path} are broken ({error}); they are made anew.")
         return None
     return torch.from_numpy(ids.astype(np.int64))
+
+
+def check_stems(paths: Sequence[Path], source: str) -> None:
+    """Refuse pictures that would share a file of masks, as it is found by their stem.
+
+    Args:
+        paths: The pictures of a set.
+        source: Name of the mask source.
+
+    Raises:
+        ValueError: Two have one stem.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if (first := seen.setdefault(path.stem, path)) != path:
+            raise ValueError(
+                f"{first} and {path} would share one file of masks, {path.stem} in '{source}'. Rename one of them and "
+                "its masks, or take a source that makes masks."
+            )
 
 
 def cache_folder(source: MaskSource, cache_dir: str | Path) -> Path | None:
@@ -135,8 +158,14 @@ class MaskCache:
             Id map ``(H, W)`` int64, in the picture's own size; 0 = in no region.
 
         Raises:
-            ValueError: The source gives a map of another size, or ids that are negative or above 65535.
+            ValueError: The source gives a map of another size, or ids that are negative or above 65534; or it reads
+                files and the picture was turned to the same size, which leaves open whether its masks were.
         """
+        if picture.turned and self.source.by_name and picture.stored_size == picture.image.size:
+            raise ValueError(
+                f"The EXIF orientation turns the picture {picture.stem}, and a file of '{self.source.name}' does not "
+                "say whether its masks are turned too. Store the picture upright, without an orientation."
+            )
         path, size = self.file(picture.data, picture.turned), (picture.image.height, picture.image.width)
         found = None if path is None else read_masks(path, size)
         if found is None:

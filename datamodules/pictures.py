@@ -26,6 +26,12 @@ class Picture(NamedTuple):
     stem: str | None = None  # name of its file without the ending
 
     @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height in the file, before its EXIF tag turned it."""
+        with Image.open(io.BytesIO(self.data)) as stored:
+            return stored.size
+
+    @property
     def pixels(self) -> Tensor:
         """``(3, H, W)`` uint8."""
         return torch.from_numpy(np.array(self.image)).permute(2, 0, 1).contiguous()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.base import BaseDataModule
 from datamodules.folder import find_images
-from datamodules.mask_cache import MaskCache, MaskSource
+from datamodules.mask_cache import MaskCache, MaskSource, check_stems
 from datamodules.ranks import rank_and_world
 from datamodules.samplers import UnpaddedSampler, first_of_shares
 from datamodules.segmentation_classes import PLAIN, Names, class_lines, first_name, read_class_lines
@@ -108,8 +108,15 @@ class SegmentationData(BaseDataModule):
         self.files_of(stage)
 
     def files_of(self, part: str) -> SegmentationFiles:
-        """The files of the set, or with ``predict_images`` and part ``predict`` those of that folder."""
-        return self.files if part != "predict" or self.predict_images is None else self.predict_files
+        """The files of the set, or with ``predict_images`` and part ``predict`` those of that folder.
+
+        Raises:
+            ValueError: Two pictures would share one file of masks.
+        """
+        files = self.files if part != "predict" or self.predict_images is None else self.predict_files
+        if self.masks is not None and self.masks.by_name:
+            check_stems(files.images, self.masks.name)
+        return files
 
     def dataset(self, part: str = "test") -> SegmentationDataset:
         """The set, or with ``predict_images`` and part ``predict`` that folder; ``index`` is the position here."""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from datamodules.annotation_files import read_text
 from datamodules.scenes.captions import GROUNDS, NOUNS
 
-SYNONYMS = "; "  # separates the ways to name a class; the blank belongs to it
+SYNONYMS = ";"  # separates the ways to name a class, with a blank after it or without
 
 Names = Literal["reference", "plain"]
 
@@ -126,7 +126,7 @@ def class_lines(benchmark: str, names: Names = "reference") -> list[str]:
     if benchmark in JOINED:
         plain = [name.replace(" ", "") for name in plain]
     if benchmark in BACKGROUND:
-        plain[0] = SYNONYMS.join(_listed(BACKGROUND[benchmark]))
+        plain[0] = "; ".join(_listed(BACKGROUND[benchmark]))
     return plain
 
 
@@ -152,10 +152,8 @@ def read_class_lines(path: Path) -> list[str]:
         raise ValueError(f"Class file {path} is empty. Write one line a class, in the order of the labels.")
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
-        if not all(name.strip() for name in line.split(";")) or line.count(";") != line.count(SYNONYMS):
-            raise ValueError(
-                f"Class file {path}, line {number}: '{line}' must be one or more names, separated by '; ' with a blank."
-            )
+        if not all(name.strip() for name in line.split(SYNONYMS)):
+            raise ValueError(f"Class file {path}, line {number}: '{line}' must be one or more names, separated by ';'.")
         first = first_name(line)
         if first in seen:
             raise ValueError(
@@ -170,7 +168,7 @@ def first_name(line: str) -> str:
     """The first way to name a class.
 
     Example:
-        >>> first_name("people; person")
-        'people'
+        >>> first_name("people; person"), first_name("people;person")
+        ('people', 'people')
     """
     return line.split(SYNONYMS)[0].strip()

@@ -28,7 +28,7 @@ def load_indices(path: Path) -> NDArray[np.integer]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be decoded, or it is a picture of colours.
+        ValueError: It cannot be decoded, is a picture of colours, or holds fractions or numbers beyond 16 bits.
     """
     try:
         with Image.open(path) as image:
@@ -41,6 +41,12 @@ def load_indices(path: Path) -> NDArray[np.integer]:
         raise ValueError(
             f"Label map {path} is a picture of colours ({mode}), but its pixels must be class indices. Use the set's "
             "palette or grey PNG files, or name the colour of each class (label_colours of SegmentationFolder)."
+        )
+    if mode == "F":
+        raise ValueError(f"Label map {path} holds floating-point numbers. Store it with 8 or 16 bits a pixel.")
+    if mode == "I" and (outside := pixels[(pixels < 0) | (pixels >= LEVELS)]).size:
+        raise ValueError(
+            f"Label map {path} holds {outside[0]}; labels are 0 to {LEVELS - 1}. Store it with 8 or 16 bits a pixel."
         )
     return pixels.astype(np.uint16)
 

@@ -77,7 +77,7 @@ class SegmentationFolder(SegmentationData):
                 raise ValueError(f"{found[name]} and {path} would share one label map. Keep one of them.")
             found[name] = path
         if self.listed is not None:
-            listed = read_list(self.root / self.listed)
+            listed = read_list(self.root / self.listed, whole_lines=True)
             if missing := [name for name in listed if name not in found]:
                 raise FileNotFoundError(
                     f"{len(missing)} of {len(listed)} images that {self.root / self.listed} names are not in {folder}, "

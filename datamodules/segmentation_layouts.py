@@ -153,8 +153,12 @@ LAYOUTS = {
 }
 
 
-def read_list(path: Path) -> list[str]:
-    """The names in a list of images, the first word of each line.
+def read_list(path: Path, whole_lines: bool = False) -> list[str]:
+    """The names in a list of images.
+
+    Args:
+        path: The file.
+        whole_lines: A name is a line, blanks and all; else its first word, as lists of Pascal VOC have a number after.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -162,7 +166,8 @@ def read_list(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"Image list {path} does not exist. Unpack the lists of the set there.")
-    names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = lines if whole_lines else [line.split()[0] for line in lines]
     if not names:
         raise ValueError(f"Image list {path} names no image. Unpack it again.")
     if len(set(names)) < len(names):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.masks import MaskSource, check_image
 
-LARGEST_ID = 65535  # the cache holds two bytes a pixel
+LARGEST_ID = 65534  # of two bytes a pixel; 65535 is what pads a window
 SUFFIXES = (".npz", ".png")
 
 
@@ -57,7 +57,7 @@ def check_ids(ids: np.ndarray, size: tuple[int, int], where: str) -> Tensor:
         ``(H, W)`` int64.
 
     Raises:
-        ValueError: Another size, or ids that are negative, above 65535 or no whole numbers.
+        ValueError: Another size, or ids that are negative, above 65534 or no whole numbers.
 
     Example:
         >>> check_ids(np.array([[0, 3]], dtype=np.uint8), (1, 2), "a.png").tolist()
@@ -66,7 +66,8 @@ def check_ids(ids: np.ndarray, size: tuple[int, int], where: str) -> Tensor:
     if ids.shape != size:
         turned = ids.shape == size[::-1] and size[0] != size[1]
         cure = (
-            "The picture was turned as its EXIF orientation says and the masks were not; turn them too."
+            "Height and width are swapped: the picture's EXIF orientation turned one of them and not the other. Store "
+            "the picture upright, without an orientation, and make its masks of that."
             if turned
             else "Make the masks of the picture at its own size, and check that the names belong together."
         )
@@ -83,6 +84,9 @@ def check_ids(ids: np.ndarray, size: tuple[int, int], where: str) -> Tensor:
 class PregeneratedMasks(MaskSource):
     """Regions from a folder with one file a picture: ``<stem>.npz`` or ``<stem>.png``, 0 = in no region.
 
+    Files are found by the stem alone, so no two pictures of a set may have the same one. ``predict`` turns pictures as
+    their EXIF orientation says, and refuses those of which the size does not tell whether their masks are turned too.
+
     Args:
         folder: Folder of the files.
         key: Name of the array in the npz files.
@@ -90,6 +94,8 @@ class PregeneratedMasks(MaskSource):
     Raises:
         FileNotFoundError: There is no such folder.
     """
+
+    by_name = True
 
     def __init__(self, folder: str, key: str = "instance_mask") -> None:
         self.folder, self.key = Path(folder).expanduser(), key

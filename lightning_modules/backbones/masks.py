@@ -23,6 +23,7 @@ class MaskSource(ABC):
     """
 
     in_processes: ClassVar[bool] = False  # whether several processes may make masks: neither a model nor a GPU
+    by_name: ClassVar[bool] = False  # whether masks are files, found by the name of the picture's file
 
     @property
     @abstractmethod

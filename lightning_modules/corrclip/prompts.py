@@ -13,6 +13,8 @@ from torch import Tensor
 from lightning_modules.backbones.encoder import FrozenEncoder
 from lightning_modules.backbones.prompts import class_embeddings, prompt_templates
 
+SYNONYMS = ";"  # separates the ways to name a class
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -62,7 +64,7 @@ def split_lines(lines: Sequence[str]) -> tuple[list[str], list[int]]:
     """Queries and the class of each.
 
     Args:
-        lines: C class lines, ways to name a class separated by ``"; "``.
+        lines: C class lines, ways to name a class separated by ``";"``, with a blank after it or without.
 
     Returns:
         Q queries, and Q classes, ascending.
@@ -70,12 +72,12 @@ def split_lines(lines: Sequence[str]) -> tuple[list[str], list[int]]:
     Raises:
         ValueError: No class, a class without a name, or one name twice.
 
-    >>> split_lines(["sky; wall", "cat"])
-    (['sky', 'wall', 'cat'], [0, 0, 1])
+    >>> split_lines(["sky; wall", "cat;kitten"])
+    (['sky', 'wall', 'cat', 'kitten'], [0, 0, 1, 1])
     """
     if not lines:
         raise ValueError("There is no class. Name at least one in model.init_args.class_lines, as [cat, dog].")
-    queries = [(name.strip(), number) for number, line in enumerate(lines) for name in line.split("; ")]
+    queries = [(name.strip(), number) for number, line in enumerate(lines) for name in line.split(SYNONYMS)]
     if nameless := [number for name, number in queries if not name]:
         raise ValueError(f"Class {nameless[0]}, counted from 0, has no name: '{lines[nameless[0]]}'. Name each class.")
     names = [name for name, _ in queries]
@@ -105,4 +107,4 @@ def read_lines(path: str) -> list[str]:
 
 def first_names(lines: Sequence[str]) -> list[str]:
     """The first way to name each class."""
-    return [line.split("; ")[0].strip() for line in lines]
+    return [line.split(SYNONYMS)[0].strip() for line in lines]

@@ -20,7 +20,7 @@ class Bright:
     """Regions by brightness; counts how often it is asked, and remembers the stem."""
 
     name = "bright / 2"
-    in_processes = False
+    in_processes = by_name = False
 
     def __init__(self, key="a", high=300):
         self.key, self.high, self.asked, self.stem = key, high, [], None
@@ -118,6 +118,14 @@ def test_a_picture_as_stored_and_upright_has_masks_of_its_own(tmp_path):
         assert masks(read_picture(path, upright=True))[:, 0].tolist() == [0, 0, 0, 300]
     assert len(masks.source.asked) == len(files(tmp_path / "cache")) == 2
     assert masks.build([path]) == masks.build([path], upright=True) == 0
+    named = Bright(None)
+    named.by_name = True  # nobody knows whether those of a file are turned
+    assert MaskCache(named, tmp_path / "cache")(read_picture(path))[:, 0].tolist() == [300, 0, 0, 0]
+    with pytest.raises(ValueError, match=r"EXIF orientation turns the picture a, .* 'bright / 2' .* Store the picture"):
+        MaskCache(named, tmp_path / "cache")(read_picture(path, upright=True))
+    exif[0x0112] = 6  # a quarter, of which the size tells
+    Image.fromarray(pixels[:3]).save(path, "PNG", exif=exif)
+    assert MaskCache(named, tmp_path / "cache")(read_picture(path, upright=True))[0].tolist() == [0, 0, 300]
     (tmp_path / "bad.png").write_bytes(b"hello")
     with pytest.raises(ValueError, match=r"bad\.png cannot be decoded"):
         masks.build([tmp_path / "bad.png"], upright=True)
@@ -172,10 +180,10 @@ def test_a_broken_file_is_made_anew(damage, tmp_path, capsys):
 
 
 def test_ids_that_two_bytes_cannot_hold_are_refused(tmp_path):
-    write_masks(tmp_path / "a.npz", torch.tensor([[0, 65535]]))
-    assert read_masks(tmp_path / "a.npz").tolist() == [[0, 65535]]
-    with pytest.raises(ValueError, match=r"masks of b7 have ids from 0 to 65536; the cache holds 0 to 65535"):
-        MaskCache(Bright(high=65536), tmp_path / "b")(picture(png()[0], "b7"))
+    write_masks(tmp_path / "a.npz", torch.tensor([[0, 65534]]))
+    assert read_masks(tmp_path / "a.npz").tolist() == [[0, 65534]]
+    with pytest.raises(ValueError, match=r"masks of b7 have ids from 0 to 65535; the cache holds 0 to 65534"):
+        MaskCache(Bright(high=65535), tmp_path / "b")(picture(png()[0], "b7"))
     with pytest.raises(ValueError, match="ids from -1"):
         write_masks(tmp_path / "c.npz", torch.tensor([[-1, 0]]))
     assert [p.name for p in files(tmp_path)] == ["a.npz"]

@@ -17,6 +17,7 @@ from datamodules.scenes.voc_layout import save_indices, voc_palette, write_voc
 from datamodules.segmentation_classes import PLAIN, class_lines, read_class_lines
 from datamodules.segmentation_files import label_table
 from datamodules.segmentation_layouts import COCO_IDS, LAYOUTS
+from lightning_modules.backbones.mask_files import PregeneratedMasks
 
 SIZE = (6, 8)  # height, width
 PASCAL = {
@@ -241,9 +242,9 @@ def test_names_and_class_files_change_prompts_but_not_tables(tmp_path):
     ("text", "message"),
     [
         ("cat\n\ndog\n", "line 2: '' must be"),
-        ("cat;kitten\n", "line 1: 'cat;kitten' must be"),
-        ("cat; \n", "line 1"),
-        ("cat; kitten\ndog\ncat; tom\n", "line 3: 'cat' is already class 0"),
+        ("cat;\n", "line 1: 'cat;' must be"),
+        ("cat; ;kitten\n", "line 1"),
+        ("cat;kitten\ndog\ncat; tom\n", "line 3: 'cat' is already class 0"),
         ("\n", "is empty"),
     ],
 )
@@ -277,7 +278,7 @@ def test_missing_files_are_named(voc, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"1 of 3 images are missing, first .*JPEGImages.c.jpg"):
         _ = SegmentationBenchmark(str(tmp_path)).files
     listed = voc / "ImageSets" / "Segmentation" / "val.txt"
-    for text, message in (("\n", "names no image"), ("a\nb\na\n", "names a twice")):
+    for text, message in (("\n", "names no image"), ("a 1\nb -1\na -1\n", "names a twice")):
         listed.write_text(text)
         with pytest.raises(ValueError, match=message):
             _ = SegmentationBenchmark(str(tmp_path)).files
@@ -297,6 +298,16 @@ def test_wrong_label_maps_are_named(voc):
     Image.new("RGB", (8, 6)).save(file)
     with pytest.raises(ValueError, match=r"a.png is a picture of colours \(RGB\)"):
         data.dataset()[0]
+    for numbers, message in (
+        (np.full((6, 8), 0.6, np.float32), "a.png holds floating-point numbers"),
+        (np.full((6, 8), 65537, np.int32), "a.png holds 65537; labels are 0 to 65535"),
+        (np.full((6, 8), -1, np.int32), "a.png holds -1; labels are 0 to 65535"),
+    ):
+        Image.fromarray(numbers).save(file, "TIFF")
+        with pytest.raises(ValueError, match=message):
+            data.dataset()[0]
+    Image.fromarray(np.full((6, 8), 20, np.int32)).save(file, "TIFF")
+    assert data.dataset()[0]["target"].unique().tolist() == [20]
     file.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"Label map .*a.png cannot be decoded"):
         data.dataset()[0]
@@ -385,11 +396,32 @@ def test_a_folder_of_images_and_label_maps(folder):
         _ = SegmentationFolder(str(folder), label_suffix="_mask.png", listed="listed.txt").files
     with pytest.raises(FileNotFoundError, match=r"2 of 2 label maps are missing, first .*labels.b\.png"):
         _ = SegmentationFolder(str(folder)).files
+    write_picture(folder / "images" / "b too.jpg")
+    write_map(folder / "labels" / "b too_mask.png", label_map(2))
+    (folder / "listed.txt").write_text("b too \n")
+    part = SegmentationFolder(str(folder), label_suffix="_mask.png", listed="listed.txt")
+    assert part.files.ids == ["b too"]
+    assert part.dataset()[0]["target"].unique().tolist() == [2]
     with pytest.raises(FileNotFoundError, match=r"Class file .*other.txt does not exist"):
         _ = SegmentationFolder(str(folder), classes="other.txt").files
     write_picture(folder / "images" / "b.png")
     with pytest.raises(ValueError, match=r"b\.jpg and .*b\.png would share one label map"):
         _ = SegmentationFolder(str(folder), label_suffix="_mask.png").files
+
+
+def test_pictures_that_would_share_a_mask_file_are_refused(folder):
+    (folder / "masks").mkdir()
+    for name in "ab":
+        write_map(folder / "masks" / f"{name}.png", label_map(7))
+    masks = PregeneratedMasks(str(folder / "masks"))
+    settings = {"label_suffix": "_mask.png", "masks": masks, "predict_images": str(folder / "images")}
+    assert SegmentationFolder(str(folder), **settings).dataset()[1]["instance_mask"].unique().tolist() == [7]
+    write_picture(folder / "images" / "a.jpg")
+    write_map(folder / "labels" / "a_mask.png", label_map(0))
+    for stage in ("test", "predict"):
+        with pytest.raises(ValueError, match=r"images.a\.jpg and .*sub.a\.jpg would share one file of masks, a in"):
+            SegmentationFolder(str(folder), **settings).setup(stage)
+    SegmentationFolder(str(folder), **{**settings, "masks": Halves()}).setup("test")
 
 
 def test_a_folder_with_many_classes_in_16_bits(folder):
@@ -419,7 +451,7 @@ def test_batches_come_in_shares_of_processes(voc, monkeypatch):
 class Halves:
     """The upper half of the pixels it gets is region 1; only the process that made it may use it."""
 
-    name, in_processes = "halves", False
+    name, in_processes, by_name = "halves", False, False
 
     def __init__(self):
         self.process, self.made = os.getpid(), []
