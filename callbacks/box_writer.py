@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +18,7 @@ from callbacks.run_files import replace_file, run_folder
 
 READ = ("index", "id", "size", "names", "boxes", "scores", "labels")  # of what predict_step returns
 RESULT = ("image_id", "category_id", "bbox", "score")  # of an entry in COCO's list of results
+NAME_MAX = 255  # bytes of a file's name
 SIDE = 640  # least longest side of a drawn picture, in pixels
 STRONGEST = 20  # boxes drawn on a picture; the files have all
 
@@ -78,7 +81,8 @@ class BoxWriter(BasePredictionWriter):
         data = coco_boxes(records, getattr(items, "image_ids", None), kinds)
         results = [{key: box[key] for key in RESULT} for box in data["annotations"]]
         for name, content in (("boxes.json", data), ("results.json", results)):
-            text = json.dumps(content, ensure_ascii=False).encode()
+            # a file's name may be no UTF-8; JSON reads it back
+            text = json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
             replace_file(folder / name, lambda file, text=text: file.write(text))
         drawn = self._draw(folder / "pictures", records, source)
         tiled = getattr(items, "windows", None) is not None
@@ -184,11 +188,15 @@ def drawn_boxes(record: Mapping[str, Any]) -> Boxes:
 
 
 def picture_name(name: str) -> Path:
-    """Where the drawn picture of an image goes, inside the folder of pictures whatever its id is.
+    """Where the drawn picture of an image goes, inside the folder of pictures whatever its id is; long names are cut.
 
     Example:
         >>> picture_name("harbour/a.jpg").as_posix(), picture_name("../elsewhere/b").as_posix()
         ('harbour/a.jpg.png', 'elsewhere/b.png')
     """
-    parts = [part for part in PurePosixPath(f"{name}.png").parts if part not in ("..", "/")]
-    return Path(*parts)
+    *folders, file = [part for part in PurePosixPath(f"{name}.png").parts if part not in ("..", "/")]
+    written = os.fsencode(file)
+    if len(written) > NAME_MAX:  # as a name with its own ending may be as long as a name can; the hash keeps two apart
+        mark = f"-{hashlib.sha256(written).hexdigest()[:12]}.png"
+        file = written[: NAME_MAX - len(mark)].decode(errors="ignore") + mark
+    return Path(*folders, file)

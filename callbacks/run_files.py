@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from lightning.pytorch import Trainer
 
@@ -23,7 +24,7 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write: Gets the open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{uuid4().hex}")  # no longer than the name may be, and of no other process or machine
     try:
         with beside.open("wb") as file:
             write(file)

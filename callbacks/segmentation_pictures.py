@@ -45,7 +45,7 @@ class SegmentationPictures(Callback):
     are true or predicted in them; a WandbLogger receives the same file. The IoU is the mean over the classes that are
     true or predicted in the image, as ``SegmentationScores`` has it over all. Colours of regions are arbitrary. Grey
     stripes are pixels that the truth ignores or that belong to no region. Of several processes the first one's images
-    are taken.
+    are taken, and of several sets, each with classes of its own, those of the first.
 
     It reaches the module through a small protocol: ``test_step`` returns a dict with ``found``, B label maps (H, W),
     and ``names`` of the classes; the batch holds, for each of the B images, ``image`` (3, H, W) uint8, ``target``
@@ -83,7 +83,8 @@ class SegmentationPictures(Callback):
         """Draw what belongs to the first images, which is less to keep than their label maps."""
         given = isinstance(outputs, Mapping) and {"found", "names"} <= set(outputs)
         wanted = self.num_images - len(self._rows)
-        if not given or not wanted or not trainer.is_global_zero or "instance_mask" not in batch:
+        elsewhere = dataloader_idx > 0 or not trainer.is_global_zero
+        if not given or not wanted or elsewhere or "instance_mask" not in batch:
             return
         self._names = list(outputs["names"])
         colours = class_colours(self._names)

@@ -107,8 +107,9 @@ class SegmentationWriter(BasePredictionWriter):
             return
         drawn = sum(record["drawn"] for record in records)
         images = [{key: record[key] for key in ("id", "width", "height", "areas")} for record in records]
-        text = json.dumps({"classes": self._names, "images": images}, ensure_ascii=False).encode()
-        replace_file(self._place / "areas.json", lambda file: file.write(text))
+        text = json.dumps({"classes": self._names, "images": images}, ensure_ascii=False)
+        data = text.encode(errors="backslashreplace")  # a file's name may be no UTF-8; JSON reads it back
+        replace_file(self._place / "areas.json", lambda file: file.write(data))
         print(f"label maps of {len(records)} images written to {self._place} (labels, {drawn} overlays, areas.json)")
 
 

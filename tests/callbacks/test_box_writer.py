@@ -172,6 +172,10 @@ def test_pictures_stay_in_their_folder() -> None:
         "a.png",
         "a/b.png",
     ]
+    long = [picture_name("a/" + "\u00e9" * 125 + end).name for end in ("x.jpg", "y.jpg")]  # 254 bytes and the ending
+    assert [len(name.encode()) <= 255 for name in long] == [True, True]
+    assert [name[:110] for name in long] == ["\u00e9" * 110] * 2
+    assert long[0] != long[1]
 
 
 DDP_RUN = """

@@ -116,6 +116,22 @@ def test_the_files_hold_what_the_module_returned(make_trainer, tmp_path, capsys)
     check_files(tmp_path / "predictions.previous", 3)
 
 
+def test_names_that_are_no_utf8_or_as_long_as_can_be(make_trainer, tmp_path) -> None:
+    latin, long = b"caf\xe9.png".decode(errors="surrogateescape"), ["\u6d77" * 83 + ".jpg", "\u6d77" * 83 + ".png"]
+
+    class Named(Module):
+        def predict_step(self, batch, batch_idx):
+            names = [latin, *long]
+            return [{"labels": map_of(i), "id": names[i], "index": i, "names": NAMES} for i in batch["index"].tolist()]
+
+    make_trainer(tmp_path, SegmentationWriter()).predict(Named(), datamodule=Data([0, 1, 2]), return_predictions=False)
+    images = json.loads((tmp_path / "predictions" / "areas.json").read_text())["images"]
+    assert [image["id"] for image in images] == [latin, *long]
+    written = [file.name for file in (tmp_path / "predictions" / "labels").iterdir()]
+    assert f"{latin}.png" in written
+    assert len({name for name in written if name.startswith("\u6d77" * 70)}) == 2
+
+
 def test_label_maps_are_written_while_predict_runs(make_trainer, tmp_path) -> None:
     written = []
 
@@ -222,6 +238,26 @@ def test_the_sheet_shows_the_first_images(make_trainer, tmp_path, monkeypatch) -
     with Image.open(callback.pictures["segmentation"]) as image:  # three rows of 240 pixels, one of names
         assert image.size == (2 * 20 + 4 * 320 + 3 * 12, 44 + 3 * (240 + 22 + 12) + 26 + 20)
         assert image.getpixel((20 + 332 + 280, 44 + 200)) == YELLOW  # true street in the first row
+
+
+def test_of_several_sets_the_first_is_shown(make_trainer, tmp_path, monkeypatch) -> None:
+    class Sets(Data):
+        def test_dataloader(self):
+            return [super().test_dataloader()] * 2
+
+    class TwoLists(Module):
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            found = super().test_step(batch, batch_idx)
+            return {"found": [labels * 0 for labels in found["found"]], "names": ["one"]} if dataloader_idx else found
+
+    given = []
+    sheet = segmentation_pictures.segmentation_sheet
+    monkeypatch.setattr(segmentation_pictures, "segmentation_sheet", lambda *g: given.extend(g) or sheet(*g))
+    trainer = make_trainer(tmp_path, SegmentationPictures(3), limit_test_batches=1)  # two images of each set
+    trainer.test(TwoLists(), datamodule=Sets(), verbose=False)
+    rows, names, _ = given
+    assert [row.cells[0].caption for row in rows] == IDS[:2]
+    assert names == NAMES
 
 
 def test_a_row_shows_truth_regions_and_prediction() -> None:
