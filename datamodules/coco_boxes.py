@@ -177,7 +177,7 @@ class CocoBoxes(DetectionData):
         root: Folder of the dataset.
         annotations: The file of each part, from ``root``; None = ``annotations/{train,val,test}.json``.
         images: The folder of each part, from ``root``, where the ``file_name`` of the pictures begin; None =
-            ``images/{train,val,test}``.
+            ``images/{train,val,test}``. ``val2017`` is found in ``images`` too.
         **kwargs: Arguments of ``DetectionData``: ``image_size``, ``train_on``, ``num_folds``, ``tile`` and the others.
     """
 
@@ -211,7 +211,8 @@ class CocoBoxes(DetectionData):
     def read_part(self, part: str) -> BoxRecords:
         """The pictures of one file, with their boxes."""
         file = self.root / self.annotations[part]
-        records = read_coco_json(file, self.root / self.images[part], self.root)
+        given, inside = self.root / self.images[part], self.root / "images" / self.images[part]
+        records = read_coco_json(file, inside if inside.is_dir() and not given.is_dir() else given, self.root)
         for other, known in self._published.items():
             if known.class_names != records.class_names:
                 raise ValueError(f"{file} has other categories than the {other} part. Export them with the same ones.")

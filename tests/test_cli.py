@@ -273,6 +273,7 @@ WRONG = {
     "callback": (["fit", "-c", "TOY", "--trainer.callbacks+=EarlyStoping"], ["'EarlyStoping'", "EarlyStopping"]),
     "logger": (["fit", "-c", "TOY", "--trainer.logger", "WandbLoger"], ["'WandbLoger'", "Nearest: WandbLogger"]),
     "stray word": (["fit", "-c", "TOY", "more"], ["'more'", "--key value"]),
+    "stray file": (["fit", "a/toy.yaml"], ["'a/toy.yaml'", "as -c a/toy.yaml."]),
     "option without value": (["fit", "-c", "TOY", "--ckpt_path"], ["--ckpt_path needs a value"]),
     "constructor": (["fit", "-c", "TOY", "--data.batch_size", "0"], ["batch_size is 0; it must be at least 1."]),
     "data file": (["fit", "-c", "TOY", "--data.missing", "gone.mat"], ["gone.mat", "No such file"]),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.experiments.tables import NOTHING
 from callbacks.mining_report.mined import MiningRound, to_csv
 from callbacks.mining_report.write import write_mining_report
 from callbacks.run_files import replace_file
@@ -103,7 +105,7 @@ def print_summary(mined: MiningRound, summary: Mapping[str, float], folder: Path
 
     statistics, metrics = mined.report["statistics"], mined.report["metrics"]
     counts = {name: f"{value}" for name, value in statistics.items() if name != "types"}
-    rates = {name: f"{value:.4f}" for name, value in metrics.items()}
+    rates = {name: NOTHING if math.isnan(value) else f"{value:.4f}" for name, value in metrics.items()}
     costs = [
         [name, str(kinds), f"{summary[f'num_{name}']:.0f}", f"{100 * summary[f'dap_{name}']:.2f}"]
         for name, kinds in statistics["types"].items()
@@ -119,6 +121,8 @@ def print_summary(mined: MiningRound, summary: Mapping[str, float], folder: Path
         f"written to {folder} (report.html, report.json, hard_negatives.csv and .parquet, label_errors.csv, "
         "weights.csv)",
     ]
+    if 0 < statistics["total_predictions"] == statistics["below_threshold"]:
+        lines.insert(0, f"No prediction reaches confidence_threshold; the highest has {mined.data.scores.max():.3g}.")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

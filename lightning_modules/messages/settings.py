@@ -113,7 +113,8 @@ def read_settings(tokens: list[str], commands: list[str]) -> tuple[str | None, l
         token = queue.pop(0)
         if not token.startswith("-") or token == "-":
             if command is not None:
-                raise Mistake(f"unexpected argument {token!r}: options are written as --key value.")
+                written = f"-c {token}" if token.endswith((".yaml", ".yml")) else "--key value"
+                raise Mistake(f"unexpected argument {token!r}: options are written as {written}.")
             if token not in commands:
                 raise Mistake(f"unknown command {token!r}.{nearest(token, commands, 'Commands')}")
             command = token

@@ -193,7 +193,7 @@ def test_bad_files(content, read, tmp_path):
     other = {**content, "categories": content["categories"][:1]}
     (tmp_path / "set/annotations/val.json").write_text(json.dumps(other))
     data = read(content, images={"train": "images/train", "val": "images/train", "test": "images"})
-    data.records("train")
+    assert data.records("train").ids == read(content, images=dict.fromkeys(data.images, "train")).records("train").ids
     with pytest.raises(ValueError, match=r"val\.json has other categories than the train part"):
         data.records("val")
     with pytest.raises(ValueError, match="has no categories"):

@@ -75,6 +75,10 @@ def test_no_predictions_and_no_pictures(mine, tmp_path, capsys) -> None:
     statistics = json.loads((tmp_path / "elsewhere/report.json").read_text())["statistics"]
     assert (statistics["false_negatives"], statistics["total_predictions"]) == (3, 0)
     assert not (tmp_path / "elsewhere/crops").exists()
+    mine(RESULTS, "--confidence_threshold", "0.95")
+    printed = capsys.readouterr().out
+    assert "No prediction reaches confidence_threshold; the highest has 0.9." in printed
+    assert "nan" not in printed
 
 
 @pytest.mark.parametrize(
