@@ -28,7 +28,7 @@ quickstart: setup ## train, test and show the main job in a few minutes; writes 
 	$(RUN) cli.py fit -c configs/quickstart.yaml
 	@echo 'Look at runs/quickstart/report.html; beside it lie results.json, pictures/, checkpoints/ and the W&B run.'
 
-test: setup ## run all tests; ARGS='-m "not slow"' for the fast ones
+test: setup ## run all tests; ARGS='-m "not slow"' for the fast ones, ARGS='-m gpu' for those of a GPU
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## style, docstrings, annotations, imports; types of the maths

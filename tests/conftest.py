@@ -19,6 +19,10 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Notebooks first: what takes longest must not be what one of two workers still does when the other is through."""
     items.sort(key=lambda item: "notebooks" not in item.path.parts)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
 
 
 @pytest.fixture(autouse=True)

@@ -221,7 +221,7 @@ def test_half_precision_stays_close(world) -> None:
     assert torch.nn.functional.cosine_similarity(found.float(), exact, dim=-1).min() > 0.98
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_a_gpu_gives_the_features_of_the_processor(similarity, visual, world) -> None:
     plain = {"scope": False, "alpha": 0, "beta": 0} if similarity == "vanilla" else {}

@@ -270,7 +270,7 @@ def test_wrong_settings_are_told(settings, message, visual, images) -> None:
     assert resolve_path("gem").num_layers == 6
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("path", PATHS)
 def test_a_gpu_gives_the_tokens_of_the_processor(path, visual, images) -> None:
     here = dense_tokens(visual, images, path)

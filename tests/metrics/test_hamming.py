@@ -107,7 +107,7 @@ def test_both_backends_rank_alike(bits, top_k):
     torch.testing.assert_close(stable_precision_sums(pairs, top_k), stable_sums_torch(pairs, top_k), rtol=1e-12, atol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("top_k", [None, 50])
 def test_a_gpu_gives_the_values_of_the_processor(top_k):
     matrices = random_pairs(64, 24, n_query=200, n_database=5000)
