@@ -182,10 +182,12 @@ class SuiteCLI(LightningCLI):
         listed = settings.get("callbacks") or []
         self.trainer_defaults["callbacks"] = [] if any(isinstance(entry, Results) for entry in listed) else [Results()]
         self.run_lock = RunLock()
-        self.trainer_defaults["callbacks"] += [self.run_lock, TrainedWeights(), FreshCheckpoints(), LastCheckpoint()]
+        self.trainer_defaults["callbacks"] += [self.run_lock, TrainedWeights(), FreshCheckpoints()]
         if self._get(self.config, "compile"):
             self.trainer_defaults["callbacks"].append(CompileNetworks())
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(LastCheckpoint())
+        return trainer
 
     def before_predict(self) -> None:
         """Refuse to predict for nobody."""
@@ -195,8 +197,7 @@ class SuiteCLI(LightningCLI):
         """Test in the same run, so that curves and figures stand together."""
         if self._get(self.config, "test_after_fit"):
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")  # none if it was never validated
-            path = "best" if best else None
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=path, verbose=False)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
 
     def _earlier_rows(self) -> str:
         if self.subcommand != "fit":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
@@ -38,12 +39,15 @@ class FreshCheckpoints(Callback):
             file.replace(aside / file.name)
 
 
-class LastCheckpoint(Callback):
+class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` after epochs, for ``--ckpt_path last``.
 
     A ModelCheckpoint with a monitor writes its own only when the monitored value is among the best, so that a resumed
     training would repeat all epochs since. Where writing takes long beside an epoch, some are passed over, so that it
     takes a tenth of the time at most; the last epoch never is. Runs without checkpoints stay so.
+
+    It must stand behind early stopping and other checkpoints, for the file to know what they made of the epoch. Append
+    it to the callbacks of a trainer: among those it is built with it would take the place of the usual checkpoint.
     """
 
     def __init__(self) -> None:
@@ -51,16 +55,12 @@ class LastCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, on all processes."""
-        if not trainer.checkpoint_callbacks or trainer.fast_dev_run:
+        if trainer.checkpoint_callbacks == [self] or trainer.fast_dev_run:
             return
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         last = last or 0 < trainer.max_steps <= trainer.global_step
         start = time.monotonic()
         if trainer.strategy.broadcast(last or start - self.written >= 10 * self.took):  # as the first process says
-            for best in trainer.checkpoint_callbacks:  # now, not after this: the file must know this epoch's best
-                if getattr(best, "monitor", None) in (None, *trainer.callback_metrics):
-                    best.on_train_epoch_end(trainer, pl_module)
-            start = time.monotonic()
             trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
             self.written = time.monotonic()
             self.took = self.written - start

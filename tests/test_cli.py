@@ -174,6 +174,16 @@ def test_a_resumed_training_knows_the_best_epoch_so_far(run_cli, toy_config, tmp
     assert best_checkpoint(checkpoints).name == kept[0]
 
 
+def test_the_last_checkpoint_holds_what_early_stopping_counted(run_cli, toy_config, tmp_path) -> None:
+    more = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    more += ["--trainer.callbacks.mode=max", "--trainer.callbacks.patience=2"]  # but the loss falls
+    run_cli("fit", "-c", toy_config, *more, "--trainer.max_epochs", "2")
+    run_cli("fit", "-c", toy_config, *more, "--trainer.max_epochs", "9", "--ckpt_path", "last")
+    last = torch.load(tmp_path / "runs/toy/checkpoints/last.ckpt", weights_only=True)
+    (stopping,) = [state for name, state in last["callbacks"].items() if name.startswith("EarlyStopping")]
+    assert (last["epoch"], stopping["wait_count"]) == (2, 2)  # as without the interruption
+
+
 def test_a_training_that_cannot_start_leaves_the_config(run_cli, toy_config, tmp_path, capsys) -> None:
     run_cli("fit", "-c", toy_config)
     file = tmp_path / "runs" / "toy" / "config.yaml"
