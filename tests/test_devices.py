@@ -132,14 +132,14 @@ def test_multilabel(worlds, tmp_path, compare):
 
 def test_heatmap_adapter(worlds, tmp_path, compare):
     run = ["-c", "configs/heatmap/world.yaml", "-c", "configs/heatmap/method/lora.yaml", *boxes(worlds, tmp_path)]
-    fit = ["fit", *run, "--trainer.max_epochs", 2]
+    fit = ["fit", *run, "--trainer.max_epochs", 1]
     compare(fit, ["test", *run, "--ckpt_path", "last"])
 
 
 def test_detection(worlds, tmp_path, compare):
     mining = options("trainer.callbacks.init_args", every_n_epochs=1, start_epoch=1, strategy="tide")
     run = ["-c", "configs/detection/world.yaml", *boxes(worlds, tmp_path)]
-    compare(["fit", *run, *mining, "--trainer.max_epochs", 3], ["test", *run, "--ckpt_path", "last"])
+    compare(["fit", *run, *mining, "--trainer.max_epochs", 2], ["test", *run, "--ckpt_path", "last"])
 
 
 def test_corrclip(worlds, tmp_path, compare):
