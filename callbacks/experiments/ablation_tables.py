@@ -115,9 +115,8 @@ def marginals_figure(record: Mapping[str, Any]) -> Figure | None:
                 axes.plot([place, place], [level["low"], level["high"]], color=COLOURS[0], linewidth=2.2)
             if level["mean"] is not None:
                 axes.plot(place, level["mean"], "o", color=COLOURS[0], markersize=6)
-        axes.set_xticks(range(len(levels)), list(places))
-        if max(map(len, places)) * len(places) > LETTERS * width:  # they would run into each other
-            axes.set_xticks(range(len(levels)), list(places), rotation=20, ha="right")
+        crowded = max(map(len, places)) * len(places) > LETTERS * width
+        axes.set_xticks(range(len(levels)), list(places), **({"rotation": 20, "ha": "right"} if crowded else {}))
         axes.set(xlim=(-0.6, len(levels) - 0.4))
         axes.grid(visible=False, axis="x")
         axes.set_title(name.rpartition(".")[2], loc="left")

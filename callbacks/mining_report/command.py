@@ -122,7 +122,10 @@ def print_summary(mined: MiningRound, summary: Mapping[str, float], folder: Path
         "weights.csv)",
     ]
     if 0 < statistics["total_predictions"] == statistics["below_threshold"]:
-        lines.insert(0, f"No prediction reaches confidence_threshold; the highest has {mined.data.scores.max():.3g}.")
+        highest = f"{mined.data.scores.max():.3g}"
+        lines.insert(
+            0, f"No prediction reaches its confidence_threshold. Set it below the highest confidence, {highest}."
+        )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

@@ -169,7 +169,7 @@ class MultilabelHashing(BaseModule):
         return self.fitted
 
     def check_items(self) -> None:
-        """Remember what is trained on; refuse weights of no training or of other items, and too large a K."""
+        """Remember what is trained on; refuse weights of other items, and too large a K."""
         data = self.data
         if self.hparams["head"] == "knn":
             check_neighbours(self.hparams["knn_neighbours"], len(data.rows["train"]))

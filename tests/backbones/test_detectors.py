@@ -10,6 +10,7 @@ from toy_detectors import FAMILIES, SIZE, save_detector
 
 from lightning_modules.backbones.detector_files import pixel_rule
 from lightning_modules.backbones.detectors import TransformerDetector, decode, loss_labels
+from lightning_modules.detection.module import DetectionTransformer
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +256,15 @@ def test_random_weights_of_any_number_of_classes(folders):
     assert not any(torch.equal(trained[k], v) for k, v in detectors[0].state_dict().items() if v.std() > 0)
     assert detectors[1](pictures()).logits.shape == (2, 12, 6)
     assert all(key.startswith("model.") for key in trained)
+
+
+def test_a_module_knows_whether_its_heads_are_of_the_checkpoint(copied):
+    for classes, pretrained, random in ((3, True, False), (4, True, True), (3, False, True)):
+        module = DetectionTransformer(str(copied), pretrained, class_names=[f"class {i}" for i in range(classes)])
+        module.configure_model()
+        assert module.random_weights() is random
+        module.load_state_dict(module.state_dict())
+        assert not module.random_weights()
 
 
 def test_half_precision_weights_become_full(copied):

@@ -77,7 +77,7 @@ def test_no_predictions_and_no_pictures(mine, tmp_path, capsys) -> None:
     assert not (tmp_path / "elsewhere/crops").exists()
     mine(RESULTS, "--confidence_threshold", "0.95")
     printed = capsys.readouterr().out
-    assert "No prediction reaches confidence_threshold; the highest has 0.9." in printed
+    assert "No prediction reaches its confidence_threshold. Set it below the highest confidence, 0.9." in printed
     assert "nan" not in printed
 
 
