@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.run_files import run_folder
+from callbacks.run_files import run_folder, write_text
 
 
 class Results(Callback):
@@ -92,7 +92,6 @@ def save_block(path: Path, stage: str, block: dict[str, Any]) -> None:
         stage: Name of the block.
         block: What to write; numbers that are not finite become null.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {}
     if path.is_file():
         try:
@@ -100,12 +99,7 @@ def save_block(path: Path, stage: str, block: dict[str, Any]) -> None:
         except ValueError:
             path.replace(path.with_suffix(".damaged.json"))  # somebody's results may still be read from it
     content[stage] = finite(block)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
 
 
 def finite(value: Any) -> Any:

@@ -31,3 +31,8 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, as ``replace_file`` does."""
+    replace_file(path, lambda file: file.write(text.encode()))

@@ -189,8 +189,8 @@ def marginal(
 def write_files(folder: Path, record: dict[str, Any]) -> None:
     """Write ``ablation.json``, ``.md``, ``.tex`` and, with any value, ``marginals.png``; print the table."""
     from callbacks.experiments.ablation_tables import ablation_tables, marginals_figure, print_ablation
-    from callbacks.experiments.runs import write_text
     from callbacks.experiments.tables import to_latex, to_markdown
+    from callbacks.run_files import write_text
 
     written = ["ablation.json", "ablation.md", "ablation.tex"]
     write_json(folder / written[0], record)

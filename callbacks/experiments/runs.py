@@ -15,6 +15,7 @@ from callbacks.experiments.jobs import LOG, RECORD, RESULTS, Job, Outcome
 from callbacks.experiments.launchers import gpus_a_run, run_jobs
 from callbacks.experiments.unchanged import check_unchanged, not_its_own, other_settings
 from callbacks.experiments.wandb_runs import named_logger
+from callbacks.run_files import write_text
 from callbacks.run_lock import take_lock
 
 LOCK = ".experiment.lock"
@@ -269,14 +270,3 @@ def write_json(file: Path, content: Any) -> None:
     from callbacks.results import finite
 
     write_text(file, json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file beside and move it into place, so that a reader never sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
